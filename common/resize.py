@@ -45,12 +45,12 @@ def mod_crop(image, scale):
     scale = int(scale)
     height, width = (side // scale * scale for side in image.shape[:2])
     if not height or not width:
-        raise ValueError(f'mod_crop: a picture of {image.shape[0]}x{image.shape[1]} pixels is smaller than scale {scale}')
+        raise ValueError(f'mod_crop: a picture of shape {image.shape} is smaller than the scale of {scale} pixels')
     return image[:height, :width]
 
 
 def output_length(length, scale):
-    """ceil(length * scale), with the rounding noise of a scale such as 1/3 taken away; ValueError when next to nothing."""
+    """ceil(length * scale) without the rounding noise of a scale such as 1/3; ValueError when next to nothing."""
     exact = length * scale
     if exact < 1e-3:
         raise ValueError(f'imresize: scale {scale} leaves nothing of {length} pixels; expected a larger scale')

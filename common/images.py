@@ -1,0 +1,280 @@
+"""Pictures in and out: every 8- and 16-bit PNG, JPEG, BMP, TIFF and WebP, whole or not at all.
+
+    picture = read('photo.png')             # uint8 or uint16; [H,W], [H,W,2], [H,W,3] or [H,W,4]
+    write('photo_x2.png', to_uint8(sr))     # the old file stays until the new one is complete
+
+The file's first bytes, not its name, say how to read it; of several pages or frames the first is taken.
+"""
+import contextlib
+import io
+import os
+import struct
+import uuid
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+
+PIXEL_LIMIT = 200_000_000  # pixels; a forged header must not make us allocate all memory
+EXTENSIONS = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
+
+_PNG = b'\x89PNG\r\n\x1a\n'
+# Pillow's readers are called by name: Image.open would apply Pillow's own pixel limit and accept fifty other formats.
+_READERS = {
+    _PNG: PngImagePlugin.PngImageFile,
+    b'\xff\xd8\xff': JpegImagePlugin.JpegImageFile,
+    b'BM': BmpImagePlugin.BmpImageFile,
+    b'II*\0': TiffImagePlugin.TiffImageFile,
+    b'MM\0*': TiffImagePlugin.TiffImageFile,
+    b'RIFF': WebPImagePlugin.WebPImageFile,
+}
+_ORIENTATION = 0x0112
+_MODES = {'1': 'L', 'L': 'L', 'LA': 'LA', 'La': 'LA', 'RGBA': 'RGBA', 'RGBa': 'RGBA', 'PA': 'RGBA'}  # others: RGB
+
+
+def read(path, *, channels=None, pixel_limit=PIXEL_LIMIT):
+    """The picture in file `path`, upright: uint8 or uint16, 0..255 or 0..65535, as stored.
+
+    [H,W] gray, [H,W,2] gray and alpha, [H,W,3] RGB, [H,W,4] RGB and alpha. A palette becomes RGB(A), CMYK RGB, and
+    1-bit gray 0 or 255; EXIF orientation is applied. channels=3 gives RGB uint8 [H,W,3] whatever is stored: alpha
+    dropped, gray repeated, 16 bit divided by 257 and rounded.
+    Raises FileNotFoundError for a missing file, ValueError naming the file when it is no picture, damaged, cut short,
+    neither 8- nor 16-bit, or has more than `pixel_limit` pixels.
+    """
+    if channels not in (None, 3):
+        raise ValueError(f'channels={channels!r}; known: None (as stored) and 3 (RGB uint8)')
+    with _naming(path):
+        data = Path(path).read_bytes()
+        picture, (height, width), orientation = _open(io.BytesIO(data))
+        if height * width > pixel_limit:
+            raise ValueError(f'{width} x {height} pixels are more than the limit of {pixel_limit}; '
+                             f'make it smaller or raise pixel_limit')
+        array = _upright(_decode(picture, data), orientation)
+    return _rgb8(array) if channels == 3 else array
+
+
+def size(path):
+    """(height, width) in pixels of the upright picture in file `path`, from its header alone. Errors as in `read`."""
+    with _naming(path), open(path, 'rb') as stream:
+        return _open(stream)[1]
+
+
+def write(path, image):
+    """Write `image`, uint8 or uint16, [H,W] or [H,W,C] in the channel order of `read`, in the format of the extension.
+
+    .png holds 1 to 4 channels of 8 or 16 bit; .tif and .tiff too, save gray and alpha of 16 bit; .jpg and .jpeg
+    (quality 95, no chroma subsampling) and .bmp gray or RGB of 8 bit; .webp (lossless) RGB or RGBA of 8 bit.
+    Folders are made as needed. A reader never sees a half-written file: it is written beside `path`, then renamed.
+    Raises ValueError for what the format cannot hold, OSError when the disk refuses.
+    """
+    path = Path(path)
+    extension = path.suffix.lower()
+    if extension not in _WRITERS:
+        raise ValueError(f'{path}: extension {path.suffix!r} is none of {", ".join(EXTENSIONS)}')
+    image = np.asarray(image)
+    if image.ndim == 3 and image.shape[2] == 1:
+        image = image[:, :, 0]
+    channels = 1 if image.ndim == 2 else image.shape[-1]
+    if image.dtype not in (np.uint8, np.uint16) or image.ndim not in (2, 3) or not image.size or channels > 4:
+        raise ValueError(f'{path}: cannot write {image.dtype} of shape {image.shape}; expected uint8 or uint16, [H,W] '
+                         f'or [H,W,1..4] (common.images.to_uint8 rounds floats)')
+    encode, held = _WRITERS[extension]
+    kind = (image.dtype.itemsize * 8, channels)
+    if kind not in held:
+        raise ValueError(f'{path}: {extension} does not hold {kind[1]} channel(s) of {kind[0]} bit; .png does')
+    with _naming(path, 'written'):
+        data = encode(np.ascontiguousarray(image))
+    _replace(path, data)
+
+
+def list_pictures(folder):
+    """Sorted paths of the pictures in `folder`, by extension in any case; hidden files and subfolders are left out."""
+    return sorted(path for path in Path(folder).iterdir()
+                  if path.suffix.lower() in EXTENSIONS and not path.name.startswith('.') and path.is_file())
+
+
+def to_uint8(x):
+    """float array of any shape to uint8: rounded (half to even), then clamped to 0..255."""
+    return np.clip(np.rint(x), 0, 255).astype(np.uint8)
+
+
+@contextlib.contextmanager
+def _naming(path, what='read'):
+    """Turns whatever a decoder raises into a ValueError that names the file; what is no fault of the file passes."""
+    try:
+        yield
+    except (FileNotFoundError, PermissionError, MemoryError):
+        raise
+    except Exception as error:  # Pillow alone raises OSError, SyntaxError, struct.error, zlib.error, KeyError and more
+        reason = 'it is a folder' if isinstance(error, IsADirectoryError) else str(error) or type(error).__name__
+        raise ValueError(f'{path}: cannot be {what} as a picture: {reason}') from None
+
+
+def _open(stream):
+    """(Pillow picture not yet decoded, upright (height, width), orientation 1..8 still to be applied)."""
+    start = stream.read(12)
+    reader = next((reader for magic, reader in _READERS.items() if start.startswith(magic)), None)
+    if reader is None:
+        raise ValueError('the file is empty' if not start else 'not a PNG, JPEG, BMP, TIFF or WebP file')
+    exif = _png_exif(stream) if start.startswith(_PNG) else None
+    stream.seek(0)
+    picture = reader(stream)
+    if picture.format == 'TIFF':  # both decoders turn TIFF upright; Pillow's `size` says so in some versions only
+        width, height = (picture.tag_v2[tag] for tag in (256, 257))
+        stored, orientation = picture.tag_v2.get(_ORIENTATION, 1), 1
+    else:
+        width, height = picture.size
+        stored = orientation = _exif_orientation(exif or picture.info.get('exif'))
+    return picture, ((width, height) if stored in (5, 6, 7, 8) else (height, width)), orientation
+
+
+def _png_exif(stream):
+    """The eXIf chunk wherever it stands (Pillow sees one after the pixels only once they are decoded), or None."""
+    position = len(_PNG)
+    while True:
+        stream.seek(position)
+        head = stream.read(8)
+        if len(head) < 8:
+            return None
+        length, kind = struct.unpack('>I4s', head)
+        if kind == b'eXIf':
+            return stream.read(length)
+        position += length + 12
+
+
+def _exif_orientation(exif):
+    """1..8; 1 for none, and for EXIF that cannot be read: the pixels are still good."""
+    if not exif:
+        return 1
+    tags = Image.Exif()
+    try:
+        tags.load(exif)
+        orientation = tags.get(_ORIENTATION)
+    except Exception:  # as in _naming
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _upright(array, orientation):
+    if orientation in (2, 3, 7, 8):
+        array = array[:, ::-1]
+    if orientation in (3, 4, 6, 7):
+        array = array[::-1]
+    if orientation in (5, 6, 7, 8):
+        array = np.swapaxes(array, 0, 1)
+    return np.ascontiguousarray(array)
+
+
+def _decode(picture, data):
+    """Pillow decodes all of it, since it raises where OpenCV would give a picture half gray; OpenCV decodes 16 bit."""
+    bits = _bits(picture, data)
+    picture.load()
+    if bits == 16:
+        array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+        if array is None or array.dtype != np.uint16:
+            raise ValueError('a 16-bit layout that OpenCV cannot decode; convert it to a 16-bit PNG')
+        if array.ndim == 3:
+            array = array[:, :, [2, 1, 0, 3][:array.shape[2]]]
+        if data.startswith(_PNG) and data[25] == 4:  # OpenCV repeats the gray of gray and alpha
+            array = array[:, :, [0, 3]]
+    else:
+        palette = 'RGBA' if 'transparency' in picture.info else 'RGB'
+        array = np.array(picture.convert(palette if picture.mode == 'P' else _MODES.get(picture.mode, 'RGB')))
+    key = picture.info.get('transparency')
+    if key is None or picture.mode == 'P' or array.shape[2:] == (4,):
+        return array
+    if picture.mode == 'L':
+        key *= 255 // (2 ** bits - 1)  # stored in the file's bits, while Pillow stretches the pixels to 8
+    opaque = (array.reshape(array.shape[:2] + (-1,)) != key).any(axis=2)
+    return np.dstack([array, opaque * array.dtype.type(np.iinfo(array.dtype).max)])
+
+
+def _bits(picture, data):
+    """Bits per channel: 1, 2, 4, 8 or 16; ValueError for others."""
+    bits, unsigned = 8, True
+    if picture.format == 'PNG':
+        bits = data[24]
+    elif picture.format == 'TIFF':
+        bits = max(picture.tag_v2.get(258, (1,)))
+        unsigned = set(picture.tag_v2.get(339, (1,))) == {1}
+        if bits == 16 and picture.tag_v2.get(262) not in (1, 2):
+            raise ValueError('a 16-bit TIFF neither gray (black is zero) nor RGB; convert it to a 16-bit PNG')
+    if bits not in (1, 2, 4, 8, 16) or not unsigned:
+        raise ValueError(f'{bits} bits per channel{"" if unsigned else ", signed or float"}; '
+                         f'unsigned 8 and 16 bit are read')
+    return bits
+
+
+def _rgb8(array):
+    """[H,W,3] uint8 of what `read` gives."""
+    if array.dtype == np.uint16:
+        array = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if array.ndim == 2:
+        array = array[:, :, None]
+    color = array[:, :, :3] if array.shape[2] > 2 else np.repeat(array[:, :, :1], 3, axis=2)
+    return np.ascontiguousarray(color)
+
+
+def _png(image):
+    """The PNG file of [H,W] or [H,W,1..4], uint8 or uint16: Pillow and OpenCV lack gray and alpha of 16 bit.
+
+    Every row has filter 3 (average of left and above): files as small as those of the libraries, sooner.
+    """
+    height, width = image.shape[:2]
+    channels = 1 if image.ndim == 2 else image.shape[2]
+    pixel = channels * image.dtype.itemsize  # bytes
+    raw = image.astype(image.dtype.newbyteorder('>')).reshape(height, -1).view(np.uint8)  # [H, W*pixel]
+    around = np.zeros(raw.shape, np.uint16)
+    around[:, pixel:] += raw[:, :-pixel]
+    around[1:] += raw[:-1]
+    rows = np.full((height, width * pixel + 1), 3, np.uint8)
+    np.subtract(raw, (around >> 1).astype(np.uint8), out=rows[:, 1:])
+    header = struct.pack('>IIBBBBB', width, height, image.dtype.itemsize * 8, (0, 4, 2, 6)[channels - 1], 0, 0, 0)
+    parts = [_PNG]
+    for kind, body in ((b'IHDR', header), (b'IDAT', zlib.compress(rows.tobytes(), 3)), (b'IEND', b'')):
+        parts += [struct.pack('>I', len(body)), kind, body, struct.pack('>I', zlib.crc32(kind + body))]
+    return b''.join(parts)
+
+
+def _by_pillow(form, **options):
+    def encode(image):
+        stream = io.BytesIO()
+        Image.fromarray(image).save(stream, form, **options)
+        return stream.getvalue()
+    return encode
+
+
+def _tiff(image):
+    if image.dtype == np.uint8:
+        return _by_pillow('TIFF', compression='tiff_lzw')(image)
+    swapped = image if image.ndim == 2 else image[:, :, [2, 1, 0, 3][:image.shape[2]]]
+    return cv2.imencode('.tiff', np.ascontiguousarray(swapped))[1].tobytes()
+
+
+# extension: (encoder, the pairs of bits and channels that it holds)
+_JPEG = (_by_pillow('JPEG', quality=95, subsampling=0), {(8, 1), (8, 3)})
+_TIFF = (_tiff, {(8, 1), (8, 2), (8, 3), (8, 4), (16, 1), (16, 3), (16, 4)})
+_WRITERS = {
+    '.png': (_png, {(bits, channels) for bits in (8, 16) for channels in (1, 2, 3, 4)}),
+    '.jpg': _JPEG,
+    '.jpeg': _JPEG,
+    '.bmp': (_by_pillow('BMP'), {(8, 1), (8, 3)}),
+    '.tif': _TIFF,
+    '.tiff': _TIFF,
+    '.webp': (_by_pillow('WEBP', lossless=True, exact=True), {(8, 3), (8, 4)}),
+}
+
+
+def _replace(path, data):
+    """Put `data` at `path` at once or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.parent / f'.{uuid.uuid4().hex}.partial'
+    try:
+        beside.write_bytes(data)
+        os.replace(str(beside), str(path))
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            beside.unlink()
+        raise
