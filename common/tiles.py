@@ -44,7 +44,7 @@ def _upscale(upscale, lr, scale, tile, halo, progress):
     while pending:
         core, window = pending[0]
         try:
-            piece = _call(upscale, lr[window[0]:window[1], window[2]:window[3]], scale)
+            piece = call(upscale, lr[window[0]:window[1], window[2]:window[3]], scale)
         except Exception as error:
             smaller = min(tile or max(size), max(size)) // 2
             if not is_out_of_memory(error) or smaller < SMALLEST_TILE:
@@ -64,11 +64,14 @@ def _upscale(upscale, lr, scale, tile, halo, progress):
     return sr, tile
 
 
-def _call(upscale, lr, scale):
+def call(upscale, lr, scale):
+    """upscale(lr), [scale*H, scale*W, 3]; ValueError for an answer of another size, or with NaN or infinite values."""
     sr = np.asarray(upscale(np.ascontiguousarray(lr)))
     expected = (scale * lr.shape[0], scale * lr.shape[1], 3)
     if sr.shape != expected:
         raise ValueError(f'the network made {sr.shape} of {lr.shape}; expected {expected}: is it for scale {scale}?')
+    if not np.isfinite(sr).all():
+        raise ValueError('the network gave NaN or infinite values; is the checkpoint one of a run that diverged?')
     return sr
 
 

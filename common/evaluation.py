@@ -1,0 +1,138 @@
+"""PSNR and SSIM of an upscale function over a test set, every score with the protocol it was measured by."""
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from common import datasets, images, logs, tiles
+from common.metrics import psnr, ssim
+from common.resize import imresize
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How two pictures are compared. The paper's: Protocol('y', crop_border=scale)."""
+
+    channel: str  # 'y': BT.601 luma; 'rgb': all three
+    crop_border: int  # HR pixels left out on every side
+    quantise: str = 'round'  # to 8 bit before comparing: 'round' (half to even) or 'truncate', both clamped to 0..255
+    sample_covariance: bool = False  # SSIM with n/(n-1), as scikit-image has it
+
+    def __post_init__(self):
+        if self.quantise not in ('round', 'truncate'):
+            raise ValueError(f"unknown quantise {self.quantise!r}; known: 'round', 'truncate'")
+
+    @property
+    def name(self):
+        """`y/crop2`; what differs from the papers' habit is added: `y/crop8/truncate/sample`."""
+        return (f'{self.channel}/crop{self.crop_border}' + '/truncate' * (self.quantise == 'truncate')
+                + '/sample' * self.sample_covariance)
+
+    def measure(self, sr, hr):
+        """{'psnr': dB, 'ssim': 0..1} of sr [H,W,3] float or uint8, 0..255, against hr uint8 [H,W,3]."""
+        eight_bit = images.to_uint8(np.floor(sr) if self.quantise == 'truncate' else sr)
+        where = {'crop_border': self.crop_border, 'channel': self.channel}
+        return {'psnr': float(psnr(eight_bit, hr, **where)),
+                'ssim': float(ssim(eight_bit, hr, sample_covariance=self.sample_covariance, **where))}
+
+
+def evaluate(upscale, pairs, scale, *, dataset, protocols, output_dir=None, save_pictures=True,
+             load=datasets.load_pair, model=''):
+    """Measure `upscale` over a set: print a table and one line per protocol, write metrics.json and the pictures.
+
+    upscale: float32 RGB [h,w,3] -> [scale*h, scale*w, 3], 0..255; pairs: of datasets.Pair; load(pair, scale) gives
+    (lr, hr), uint8. protocols: the paper's first. output_dir gets metrics.json and the pictures {name}_x{scale}.png,
+    rounded to 8 bit. Returns what metrics.json holds. A pair that cannot be read, or for which the network gives NaN,
+    is named and left out; the others are measured, and then ValueError is raised.
+    The bicubic beside it enlarges the 8-bit RGB that the network gets: 33.67/0.9303 on Set5 x2. The papers' tables have
+    33.66/0.9299, from the Y channel alone made smaller and larger in floating point (as SRCNN's code does).
+    """
+    if not pairs:
+        raise ValueError(f'{dataset}: no pictures to evaluate')
+    print(_header(protocols), flush=True)
+    rows, failures = [], {}
+    for pair in pairs:
+        try:
+            row, sr = _measure(upscale, pair, scale, protocols, load)
+            if output_dir and save_pictures:
+                images.write(os.path.join(str(output_dir), f'{pair.name}_x{scale}.png'), images.to_uint8(sr))
+        except (ValueError, OSError) as error:
+            failures[pair.name] = str(error)
+            print(f'error: {pair.name}: {error}', file=sys.stderr, flush=True)
+            continue
+        rows.append(row)
+        print(_row(row['name'], row, protocols), flush=True)
+    result = _summary(rows, failures, protocols, model=model, dataset=dataset, scale=scale)
+    if rows:
+        print(_row('mean', dict(result['mean'], bicubic=result['bicubic'], seconds=result['seconds']), protocols))
+        _print_scores(result, protocols)
+    if output_dir:
+        _write_json(os.path.join(str(output_dir), 'metrics.json'), result)
+    if failures:
+        raise ValueError(f'{len(failures)} of {len(pairs)} pictures of {dataset} could not be evaluated: '
+                         + ', '.join(failures))
+    return result
+
+
+def _measure(upscale, pair, scale, protocols, load):
+    lr, hr = load(pair, scale)
+    start = time.perf_counter()
+    sr = tiles.call(upscale, lr.astype(np.float32), scale)
+    seconds = time.perf_counter() - start
+    bicubic = imresize(lr, scale)
+    row = {'name': pair.name, 'size': list(hr.shape[:2]), 'seconds': seconds,
+           'bicubic': {protocol.name: protocol.measure(bicubic, hr) for protocol in protocols}}
+    row.update((protocol.name, protocol.measure(sr, hr)) for protocol in protocols)
+    return row, sr
+
+
+def _summary(rows, failures, protocols, **about):
+    def mean(of):
+        return {protocol.name: {key: float(np.mean([of(row)[protocol.name][key] for row in rows]))
+                                for key in ('psnr', 'ssim')} for protocol in protocols} if rows else {}
+    return dict(about, protocols=[protocol.name for protocol in protocols], mean=mean(lambda row: row),
+                bicubic=mean(lambda row: row['bicubic']),
+                seconds=float(np.mean([row['seconds'] for row in rows])) if rows else 0.0,
+                pictures=rows, failed=failures)
+
+
+def _print_scores(result, protocols):
+    for start, scores in (('', result['mean']), ('model=bicubic ', result['bicubic'])):
+        for protocol in protocols:
+            score = scores[protocol.name]
+            print(f'{start}dataset={result["dataset"]} scale={result["scale"]} psnr={score["psnr"]:.2f} '
+                  f'ssim={score["ssim"]:.4f} protocol={protocol.name}', flush=True)
+
+
+def _header(protocols):
+    columns = ['bicubic ' + protocols[0].name, *(protocol.name for protocol in protocols)]
+    return f'{"picture":<24}' + ''.join(f'{column:>{_width(column)}}' for column in columns) + f'{"seconds":>10}'
+
+
+def _row(name, row, protocols):
+    cells = [('bicubic ' + protocols[0].name, row['bicubic'][protocols[0].name])]
+    cells += [(protocol.name, row[protocol.name]) for protocol in protocols]
+    return f'{name:<24}' + ''.join(f'{"{psnr:.2f}/{ssim:.4f}".format(**score):>{_width(column)}}'
+                                   for column, score in cells) + f'{row["seconds"]:>10.2f}'
+
+
+def _width(column):
+    return max(15, len(column) + 2)
+
+
+def _write_json(path, result):
+    """Whole or not at all; not-finite numbers become strings, since JSON has none (PSNR of equal pictures: "inf")."""
+    os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+    temporary = f'{path}.{os.getpid()}.tmp'
+    try:
+        with open(temporary, 'w', encoding='utf-8') as file:
+            json.dump(logs.plain(result), file, indent=1, ensure_ascii=False)
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)

@@ -1,0 +1,105 @@
+"""Upscale a user's files with any upscale function: a picture, a folder of pictures, or a video."""
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from common import images, logs, tiles, video
+from common.resize import imresize
+
+
+def upscale_picture(upscale, image, scale):
+    """A picture of any kind that images.read gives, `scale` times as large, of the same kind and dtype.
+
+    image: uint8 or uint16; [H,W] gray, [H,W,2] gray and alpha, [H,W,3] RGB, [H,W,4] RGB and alpha. Colours go through
+    the network as float32 RGB in 0..255 (gray repeated, and the mean of the answer taken); alpha through the bicubic.
+    Raises ValueError when the network gives NaN or a picture of another size.
+    """
+    depth = 257 if image.dtype == np.uint16 else 1  # 65535 = 257 * 255
+    layers = image if image.ndim == 3 else image[:, :, None]
+    colours = layers.shape[2] - (layers.shape[2] in (2, 4))
+    rgb = np.repeat(layers[:, :, :colours], 3 // colours, axis=2).astype(np.float32) / depth
+    sr = tiles.call(upscale, rgb, scale)
+    if colours == 1:
+        sr = sr.mean(axis=2, keepdims=True)
+    sr = images.to_uint8(sr) if depth == 1 else np.clip(np.rint(sr * depth), 0, 65535).astype(np.uint16)
+    if colours < layers.shape[2]:
+        sr = np.dstack([sr, imresize(layers[:, :, colours], scale)])
+    return sr if image.ndim == 3 else sr[:, :, 0]
+
+
+def upscale_path(upscale, source, target, scale, *, suffix=''):
+    """Upscale a picture, every picture of a folder, or a video; returns the paths written.
+
+    target: a file name (for one picture or video), else a folder, which gets {stem}_x{scale}{suffix}.png per picture.
+    A folder may be its own target: results of an earlier run are made anew, not upscaled again.
+    In a folder a picture that fails is named and the others are done; then ValueError is raised. ValueError also for a
+    source of unknown kind and for a target that is the source.
+    """
+    source, target = Path(source), Path(target)
+    if source.is_dir():
+        return _upscale_folder(upscale, source, target, scale, suffix)
+    if not source.exists():
+        raise ValueError(f'{source}: no such file or folder; expected a picture, a folder of pictures, or a video')
+    extension = source.suffix.lower()
+    if extension in video.EXTENSIONS:
+        target = _target(source, target, video.WRITABLE, f'_x{scale}{suffix}{video.default_extension(source)}')
+        video.transcode(source, target, lambda frames: _upscale_frames(upscale, frames, scale), scale)
+    elif extension in images.EXTENSIONS:
+        target = _target(source, target, images.EXTENSIONS, f'_x{scale}{suffix}.png')
+        images.write(target, upscale_picture(upscale, images.read(source), scale))
+    else:
+        known = ' '.join(images.EXTENSIONS + video.EXTENSIONS)
+        raise ValueError(f'{source}: unknown kind of file; known extensions: {known}')
+    return [target]
+
+
+def _upscale_frames(upscale, frames, scale):
+    for frame in frames:
+        yield upscale_picture(upscale, frame, scale)
+
+
+def _target(source, target, extensions, ending):
+    """The file to write: `target` itself when its extension says so, else a file in the folder `target`."""
+    if target.is_dir() or not target.suffix:
+        target = target / (source.stem + ending)
+    elif target.suffix.lower() not in extensions:
+        raise ValueError(f'{target}: cannot write {target.suffix}; expected a folder, or a file name that ends in '
+                         + ' '.join(extensions))
+    if target.exists() and os.path.samefile(str(source), str(target)):
+        raise ValueError(f'{target}: source and target are one file; name another target')
+    return target
+
+
+def _upscale_folder(upscale, source, target, scale, suffix):
+    if target.suffix.lower() in images.EXTENSIONS and not target.is_dir():
+        raise ValueError(f'{target}: {source} is a folder, so its results need a folder')
+    pictures = _with_targets(images.list_pictures(source), source, target, f'_x{scale}{suffix}.png')
+    if not pictures:
+        raise ValueError(f'{source}: no pictures; expected files that end in ' + ' '.join(images.EXTENSIONS))
+    written, failed = [], []
+    with logs.Progress(len(pictures), 'upscale', 'pictures') as progress:
+        for picture, result in pictures:
+            try:
+                images.write(result, upscale_picture(upscale, images.read(picture), scale))
+                written.append(result)
+            except (ValueError, OSError) as error:
+                failed.append(picture.name)
+                print(f'error: {picture}: {error}', file=sys.stderr, flush=True)
+            progress.update(text=picture.name)
+    if failed:
+        raise ValueError(f'{len(failed)} of {len(pictures)} pictures in {source} failed: ' + ', '.join(failed))
+    return written
+
+
+def _with_targets(pictures, source, target, ending):
+    """(picture, its result) pairs; a.png and a.jpg get results of different names, earlier results are left out."""
+    stems = [picture.stem for picture in pictures]
+    names = [picture.stem if stems.count(picture.stem) == 1 else picture.name.replace('.', '_') for picture in pictures]
+    pairs = [(picture, target / (name + ending)) for picture, name in zip(pictures, names)]
+    results = {result.name for _, result in pairs}
+    own = target.is_dir() and os.path.samefile(str(source), str(target))
+    return [pair for pair in pairs if not (own and pair[0].name in results)]
