@@ -51,6 +51,8 @@ def _pyav():
         import av
     except ImportError as error:
         raise ValueError('videos need PyAV, which is not installed: pip install av') from error
+    if int(av.__version__.split('.')[0]) < 15:  # earlier ones do not tell how a phone was held
+        raise ValueError(f'videos need PyAV 15 or later, found {av.__version__}: pip install --upgrade av')
     if 'libx264' not in av.codec.codecs_available:
         raise ValueError('this build of PyAV has no H.264 encoder (libx264): pip install --only-binary=av av')
     return av
@@ -60,11 +62,9 @@ class _Look:
     """What the first frame says about all: turns by 90 degrees, colour matrix, size of the upright picture."""
 
     def __init__(self, frame):
-        self.turns = round(getattr(frame, 'rotation', 0) / 90) % 4
+        self.turns = round(frame.rotation / 90) % 4
         # untagged video: players take BT.709 for high definition and BT.601 below
         self.matrix = MATRICES.get(int(frame.colorspace), 'ITU709' if frame.height >= 720 else 'ITU601')
-        tags = ('color_primaries', 'color_trc')
-        self.tags = {name: int(getattr(frame, name)) for name in tags if hasattr(frame, name)}
         self.height, self.width = self.rgb(frame).shape[:2]
 
     def rgb(self, frame):
@@ -72,7 +72,8 @@ class _Look:
         if not frame.format.is_rgb:  # FFmpeg's direct way from 4:2:0 to RGB makes everything 1 to 3 levels darker
             frame = frame.reformat(format='yuv444p', src_colorspace=self.matrix, dst_colorspace=self.matrix,
                                    dst_color_range='MPEG', interpolation='BICUBIC')
-        return np.ascontiguousarray(np.rot90(frame.to_ndarray(format='rgb24', src_colorspace=self.matrix), self.turns))
+        rgb = frame.to_ndarray(format='rgb24', src_colorspace=self.matrix, dst_color_range='JPEG')
+        return np.ascontiguousarray(np.rot90(rgb, self.turns))
 
 
 def _look(av, source):
@@ -121,8 +122,8 @@ def _video_stream(writer, video, look, scale):
     stream.time_base = context.time_base = video.time_base
     context.color_range = LIMITED_RANGE
     context.colorspace = next(number for number, name in MATRICES.items() if name == look.matrix)
-    for name, value in look.tags.items():
-        setattr(context, name, value)
+    context.color_primaries = video.codec_context.color_primaries
+    context.color_trc = video.codec_context.color_trc
     ratio = video.sample_aspect_ratio
     if ratio:
         context.sample_aspect_ratio = 1 / ratio if look.turns % 2 else ratio
@@ -131,12 +132,11 @@ def _video_stream(writer, video, look, scale):
 
 def _copied_streams(reader, writer, target):
     """{index: (stream of the source, its copy)} for the sound, and for the subtitles that the target takes."""
-    add = getattr(writer, 'add_stream_from_template', None) or (lambda stream: writer.add_stream(template=stream))
     copies = {}
     for stream in (*reader.streams.audio, *reader.streams.subtitles):
         codec = stream.codec_context.codec.canonical_name
         if codec in writer.supported_codecs:
-            copies[stream.index] = stream, add(stream)
+            copies[stream.index] = stream, writer.add_stream_from_template(stream)
         elif stream.type == 'audio':
             raise ValueError(f'{target.name}: {target.suffix} cannot hold {codec} sound; make it FLAC first: '
                              'ffmpeg -i INPUT -c copy -c:a flac OUTPUT.mkv')

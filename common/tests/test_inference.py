@@ -127,7 +127,8 @@ def make_video(av, path, sound='aac', size=(24, 32), codec='libx264', colorspace
         for number, stamp in enumerate(STAMPS):
             image = np.full((*size, 3), (200, 50, 30), np.uint8)
             image[:size[0] // 2, :size[1] // 2] = 20, 200, 10
-            frame = av.VideoFrame.from_ndarray(image, 'rgb24').reformat(format='yuv420p', dst_colorspace=colorspace)
+            frame = av.VideoFrame.from_ndarray(image, 'rgb24').reformat(
+                format='yuv420p', dst_colorspace=colorspace, dst_color_range='MPEG')
             frame.pts, frame.time_base = (stamp, TIME_BASE) if codec == 'libx264' else (number, Fraction(1, 25))
             file.mux(stream.encode(frame))
         file.mux(stream.encode())
@@ -245,6 +246,13 @@ def test_an_interrupted_video_leaves_no_file_and_spares_the_old_one(av, tmp_path
         inference.upscale_path(upscale, tmp_path / 'a.mp4', tmp_path / 'b.mp4', 2)
     assert sorted(os.listdir(str(tmp_path))) == ['a.mp4', 'b.mp4']
     assert (tmp_path / 'b.mp4').read_bytes() == b'earlier result'
+
+
+def test_an_old_pyav_is_named(av, tmp_path, monkeypatch):
+    monkeypatch.setattr(av, '__version__', '12.3.0')
+    (tmp_path / 'a.mp4').write_bytes(b'x')
+    with pytest.raises(ValueError, match=r'PyAV 15 or later, found 12\.3\.0'):
+        inference.upscale_path(nearest, tmp_path / 'a.mp4', tmp_path / 'out', 2)
 
 
 def test_a_file_that_is_no_video_is_named(av, tmp_path):
