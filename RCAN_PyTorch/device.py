@@ -1,0 +1,143 @@
+"""Everything that differs between cpu, gpu and npu: choice, process group, precision, optimiser, memory, timing.
+
+Only this file knows that an NPU exists; torch_npu is imported in its branch alone.
+"""
+
+import contextlib
+import datetime
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+KINDS = ('cpu', 'gpu', 'npu')
+BACKENDS = {'cpu': 'gloo', 'gpu': 'nccl', 'npu': 'hccl'}
+TORCH_NAMES = {'cpu': 'cpu', 'gpu': 'cuda', 'npu': 'npu'}
+JOIN_TIMEOUT = datetime.timedelta(hours=2)  # the other ranks wait while rank 0 validates
+
+
+@dataclass(frozen=True)
+class Device:
+    kind: str
+    torch: torch.device
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def memory_format(self):
+        """NHWC where convolutions gain by it; torch_npu keeps its own blocked layout."""
+        return torch.contiguous_format if self.kind == 'npu' else torch.channels_last
+
+    def half(self, wanted='auto'):
+        """The 16-bit type for mixed precision: wanted 'bf16', 'fp16', or 'auto': bf16 where the device has it."""
+        if wanted == 'auto':
+            has_bf16 = self.kind == 'cpu' or (self.kind == 'gpu' and torch.cuda.is_bf16_supported())
+            wanted = 'bf16' if has_bf16 else 'fp16'  # an Ascend 910 multiplies in fp16
+        return {'bf16': torch.bfloat16, 'fp16': torch.float16}[wanted]
+
+    def autocast(self, dtype=None):
+        """A context in which convolutions run in `dtype`; None: everything stays fp32."""
+        return torch.autocast(TORCH_NAMES[self.kind], dtype) if dtype else contextlib.nullcontext()
+
+    def scaler(self, dtype, loss_scale):
+        """A gradient scaler; it scales for fp16 only, since bf16 has the range of fp32.
+
+        loss_scale: a number, held, or 'dynamic', which also grows. Both skip a step that overflows and halve the scale.
+        """
+        growing = loss_scale == 'dynamic'
+        settings = dict(init_scale=65536.0 if growing else float(loss_scale), growth_interval=2000 if growing else 2**31 - 1,
+                        enabled=dtype == torch.float16)
+        if self.kind == 'npu':
+            return self._npu().npu.amp.GradScaler(**settings)
+        if hasattr(torch.amp, 'GradScaler'):
+            return torch.amp.GradScaler(TORCH_NAMES[self.kind], **settings)
+        return torch.cuda.amp.GradScaler(**settings)  # torch before 2.3 scales on CUDA only
+
+    def adam(self, parameters, learning_rate):
+        """Adam(0.9, 0.999, eps 1e-8), in one fused kernel where the device has it."""
+        if self.kind == 'npu':
+            return self._npu().optim.NpuFusedAdam(parameters, lr=learning_rate)
+        fused = self.kind == 'gpu' or _version() >= (2, 4)  # fused on CPU since 2.4
+        return torch.optim.Adam(parameters, lr=learning_rate, fused=fused)
+
+    def synchronize(self):
+        """Wait for the device, so that a clock read next tells the truth."""
+        if self.kind == 'gpu':
+            torch.cuda.synchronize(self.torch)
+        elif self.kind == 'npu':
+            torch.npu.synchronize()
+
+    def mean_over_ranks(self, value):
+        """The mean of a scalar tensor over all ranks."""
+        if self.world_size > 1:
+            dist.all_reduce(value)
+            value = value / self.world_size
+        return value
+
+    def parallel(self, network):
+        """The network with gradients averaged over the ranks; one process: the network itself."""
+        if self.world_size == 1:
+            return network
+        ids = None if self.kind == 'cpu' else [self.torch.index]
+        return torch.nn.parallel.DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False,
+                                                         gradient_as_bucket_view=True)
+
+    def close(self):
+        """Leave the process group."""
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+    @staticmethod
+    def _npu():
+        import torch_npu
+        return torch_npu
+
+
+def available(kind):
+    """Whether this machine can run on `kind`."""
+    if kind == 'npu':
+        try:
+            import torch_npu  # noqa: F401 - registers torch.npu
+        except ImportError:
+            return False
+        return torch.npu.is_available()
+    return kind == 'cpu' or torch.cuda.is_available()
+
+
+def choose(name):
+    """'cpu', 'gpu' or 'npu' for that name or 'auto' (the best there is). Raises ValueError with the remedy."""
+    if name == 'auto':
+        return next(kind for kind in ('npu', 'gpu', 'cpu') if available(kind))
+    if name not in KINDS:
+        raise ValueError(f'unknown device {name!r}; known: auto, {", ".join(KINDS)}')
+    if not available(name):
+        remedy = 'torch_npu and the CANN toolkit (test/env_npu.sh)' if name == 'npu' else 'a CUDA build of torch and a driver'
+        raise ValueError(f'--device={name}: none found here; it needs {remedy}, or choose --device=cpu')
+    return name
+
+
+def open_device(name='auto', device_id=0, device_list=None):
+    """Choose the device and, under torchrun (RANK and WORLD_SIZE set), join the process group.
+
+    device_id: index of the one device; device_list: indices by local rank, instead of 0, 1, 2, ...
+    """
+    kind = choose(name)
+    world_size, rank = int(os.environ.get('WORLD_SIZE', 1)), int(os.environ.get('RANK', 0))
+    if world_size > 1:
+        local_rank = int(os.environ.get('LOCAL_RANK', rank))
+        device_id = device_list[local_rank] if device_list else local_rank
+    if kind == 'cpu':
+        device = torch.device('cpu')
+    else:
+        device = torch.device(TORCH_NAMES[kind], device_id or 0)
+        (torch.npu if kind == 'npu' else torch.cuda).set_device(device)
+    if kind == 'gpu':
+        torch.backends.cudnn.benchmark = True
+    if world_size > 1:
+        dist.init_process_group(BACKENDS[kind], timeout=JOIN_TIMEOUT)
+    return Device(kind, device, rank, world_size)
+
+
+def _version():
+    return tuple(int(part) for part in torch.__version__.split('+')[0].split('.')[:2])

@@ -1,0 +1,181 @@
+"""What surrounds the training loop of main.py: the run's folder, its checkpoints, watching losses, speed and signals."""
+
+import contextlib
+import math
+import os
+import signal
+import time
+
+import torch
+
+from common import checkpoints
+from import_weights import read_weights
+from model import RCAN
+
+EXPLODED = 100.0  # a loss so many times its running mean is no longer training
+
+
+class Run:
+    """A folder OUTPUTS_DIR/X{scale}[_2, _3 ...] and the checkpoints in it.
+
+    A new run takes the first free name; with --ifcontinue it is the newest run there is.
+    """
+
+    def __init__(self, options):
+        base = os.path.join(options.outputs_dir, f'X{options.scale}')
+        number = 1
+        while os.path.exists(os.path.join(self._name(base, number), 'train.jsonl')):
+            number += 1
+        if options.ifcontinue:
+            number -= 1
+            if not number:
+                raise ValueError(f'--ifcontinue: no run in {base}; leave it out to start one')
+        self.folder = self._name(base, number)
+        suffix = '_amp' if options.amp else ''
+        self.last = os.path.join(self.folder, f'{options.arch}_epoch_last{suffix}.pth')
+        self.best = os.path.join(self.folder, f'model_best{suffix}.pth')
+
+    @staticmethod
+    def _name(base, number):
+        return base if number == 1 else f'{base}_{number}'
+
+    @staticmethod
+    def save(path, state, keep):
+        """Write a checkpoint; `keep` - 1 earlier ones stay beside it."""
+        checkpoints.save(path, lambda temporary: torch.save(state, temporary), keep=keep)
+
+    def resume(self, checkpoint_path=''):
+        """(path, state) of the newest checkpoint that loads, or of the one named."""
+        paths = os.path.join(self.folder, checkpoint_path) if checkpoint_path else [self.last, self.best]
+        return checkpoints.newest_valid(paths, load_state)
+
+
+def load_state(path):
+    """A checkpoint of main.py. Raises ValueError for one that cannot be resumed from."""
+    state = torch.load(path, map_location='cpu', weights_only=True)
+    missing = {'model', 'optimizer', 'scaler', 'step', 'best', 'ck_performance', 'options'} - set(state)
+    if missing:
+        raise ValueError(f'holds no {", ".join(sorted(missing))}: not a checkpoint of main.py; '
+                         'to start from its weights use --iffinetuning')
+    return state
+
+
+def start_finetuning(network, size, path):
+    """Copy the weights of any readable checkpoint into the network; of another scale, all but the upsampler.
+
+    Raises ValueError for a trunk of another size or style.
+    """
+    weights, found, dialect = read_weights(path)
+    differing = [f'{key} {found[key]} (here {size[key]})' for key in size if key != 'scale' and found[key] != size[key]]
+    if differing:
+        raise ValueError(f'{path}: cannot fine-tune from it, its network has {", ".join(differing)}')
+    same_scale = found['scale'] == size['scale']
+    kept = {name: value for name, value in weights.items() if same_scale or not name.startswith('upscale.')}
+    network.load_state_dict(kept, strict=False)
+    return (f'start finetuning from {path} ({dialect}, x{found["scale"]}): '
+            + ('all layers kept' if same_scale else f'all kept but the upsampler, which is new for x{size["scale"]}'))
+
+
+def share_weights(network, size, compiled):
+    """A second RCAN over the same parameters, its residual groups compiled; the first one stays free for any size."""
+    if not compiled:
+        return network
+    if not hasattr(torch.nn.Module, 'compile'):
+        raise ValueError(f'--compile needs torch 2.2 or later, this is {torch.__version__}; leave it out')
+    twin = RCAN(**size)
+    twin.load_state_dict(network.state_dict(keep_vars=True), assign=True)
+    for group in twin.rgs:
+        group.compile()
+    return twin
+
+
+class Meter:
+    """Losses, speed and waiting between two readings; the clock of pause() does not count.
+
+    Losses stay on the device until they are read, since reading waits for it; on CPU every loss is looked at at once.
+    """
+
+    WARM_UP = 5  # steps not counted in the mean: memory is allocated, kernels are chosen or compiled
+
+    def __init__(self, device, batch_size, batches):
+        self._device, self._batch_size, self._batches = device, batch_size, batches
+        self._pending, self._losses, self._running = [], [], None
+        self._seen, self._counted, self._counted_seconds = 0, 0, 0.0
+        self._restart()
+
+    def _restart(self):
+        self._losses, self._steps, self._paused = [], 0, 0.0
+        self._waited, self._since = self._batches.waited, time.perf_counter()
+
+    def count(self, step, loss):
+        """A step has been given to the device."""
+        self._pending.append((step, loss))
+        self._seen, self._steps = self._seen + 1, self._steps + 1
+        if self._device.kind == 'cpu':
+            self.check()
+        if self._seen == self.WARM_UP:
+            self.check()
+            self._restart()
+            self._counted, self._counted_seconds = 0, 0.0
+
+    def check(self):
+        """Raises ValueError naming the step whose loss is not finite, or EXPLODED times the running mean."""
+        if not self._pending:
+            return
+        values = torch.stack([loss for _, loss in self._pending]).float().tolist()
+        for (step, _), value in zip(self._pending, values):
+            if not math.isfinite(value) or (self._running and value > EXPLODED * self._running):
+                raise ValueError(f'step {step}: the loss is {value:g}, its running mean was {self._running or 0:g}; '
+                                 'stopped, the last checkpoint is from before. A smaller --lr helps, or '
+                                 '--amp_dtype=bf16, or a lower --loss_scale')
+            self._running = value if self._running is None else 0.9 * self._running + 0.1 * value
+        self._losses += values
+        self._pending = []
+
+    def read(self):
+        """{'loss', 'images/sec', 'data_wait'} since the last reading; loss is the mean over steps and ranks."""
+        self.check()
+        self._device.synchronize()
+        seconds = max(time.perf_counter() - self._since - self._paused, 1e-9)
+        if self._seen > self.WARM_UP or not self._counted:
+            self._counted, self._counted_seconds = self._counted + self._steps, self._counted_seconds + seconds
+        mean = torch.tensor(sum(self._losses) / max(len(self._losses), 1), device=self._device.torch)
+        fields = {'loss': self._device.mean_over_ranks(mean).item(),
+                  'images/sec': self._steps * self._batch_size / seconds,
+                  'data_wait': (self._batches.waited - self._waited) / seconds}
+        self._restart()
+        return fields
+
+    @contextlib.contextmanager
+    def pause(self):
+        """Time in this block is not training."""
+        self._device.synchronize()
+        start = time.perf_counter()
+        yield
+        self._paused += time.perf_counter() - start
+
+    @property
+    def seconds_per_step(self):
+        """Mean over the run after the warm-up (of a run that is no longer: over all of it)."""
+        return self._counted_seconds / self._counted if self._counted else math.nan
+
+
+class StopRequest:  # with StopRequest() as stop: ... if stop.asked: ...
+    """Ctrl-C and SIGTERM as a wish that the loop grants between two steps; a second one stops at once.
+
+    asked: 0, or the number of the signal.
+    """
+
+    def __enter__(self):
+        self.asked = 0
+        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number, _frame):
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = number

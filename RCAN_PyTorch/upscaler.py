@@ -1,0 +1,49 @@
+"""The one interface to a trained RCAN:
+
+    upscale = upscaler.load('RCAN_BIX2.pth', device='cpu')
+    sr = upscale(lr)    # float32 RGB [H,W,3] in 0..255 to [sH,sW,3], neither clipped nor rounded
+"""
+
+import numpy as np
+import torch
+
+from device import open_device
+from import_weights import read_weights
+from model import RCAN
+
+
+class Upscaler:
+    """A function lr -> sr over a network: float32 RGB [H,W,3] in 0..255 to float32 RGB [sH,sW,3] in 0..255.
+
+    scale: of the network. dtype: None for fp32, or the 16-bit type in which its convolutions run.
+    """
+
+    def __init__(self, network, device, dtype=None):
+        self.network, self.scale, self._device, self._dtype = network, network.scale, device, dtype
+
+    def __call__(self, lr):
+        lr = np.asarray(lr, np.float32)
+        if lr.ndim != 3 or lr.shape[2] != 3 or 0 in lr.shape:
+            raise ValueError(f'a picture of shape {lr.shape}; expected RGB [H,W,3]')
+        with torch.inference_mode(), self._device.autocast(self._dtype):
+            x = torch.from_numpy(lr).to(self._device.torch).permute(2, 0, 1)[None]  # [1,3,H,W], NHWC in memory
+            sr = self.network(x * (self.network.rgb_range / 255)) if self.network.rgb_range != 255 else self.network(x)
+            sr = sr[0].permute(1, 2, 0).float() * (255 / self.network.rgb_range)
+        return np.ascontiguousarray(sr.cpu().numpy())
+
+
+def load(checkpoint, *, scale=None, device='cpu', amp=False):
+    """The Upscaler of a checkpoint: ours, the port's, the authors' or BasicSR's; size and scale are read from it.
+
+    scale: when given, must be the checkpoint's. device: 'cpu', 'gpu', 'npu', 'auto', or an open device.Device.
+    amp: convolutions in 16 bit (README, Speed). Raises ValueError for a file that is no RCAN or of another scale.
+    """
+    weights, size, _ = read_weights(checkpoint)
+    if scale not in (None, size['scale']):
+        raise ValueError(f'{checkpoint}: a network of scale {size["scale"]}, not {scale}; leave --scale out, or choose '
+                         'another checkpoint')
+    device = open_device(device) if isinstance(device, str) else device
+    network = RCAN(**size)
+    network.load_state_dict(weights)
+    network.requires_grad_(False).eval().to(device.torch, memory_format=device.memory_format)
+    return Upscaler(network, device, device.half() if amp else None)
