@@ -76,7 +76,7 @@ def write(path, image):
     image = np.asarray(image)
     if image.ndim == 3 and image.shape[2] == 1:
         image = image[:, :, 0]
-    channels = 1 if image.ndim == 2 else image.shape[-1]
+    channels = image.shape[2] if image.ndim == 3 else 1
     if image.dtype not in (np.uint8, np.uint16) or image.ndim not in (2, 3) or not image.size or channels > 4:
         raise ValueError(f'{path}: cannot write {image.dtype} of shape {image.shape}; expected uint8 or uint16, [H,W] '
                          f'or [H,W,1..4] (common.images.to_uint8 rounds floats)')
@@ -114,7 +114,7 @@ def _naming(path, what='read'):
 
 def _open(stream):
     """(Pillow picture not yet decoded, upright (height, width), orientation 1..8 still to be applied)."""
-    start = stream.read(12)
+    start = stream.read(8)
     reader = next((reader for magic, reader in _READERS.items() if start.startswith(magic)), None)
     if reader is None:
         raise ValueError('the file is empty' if not start else 'not a PNG, JPEG, BMP, TIFF or WebP file')
@@ -130,18 +130,38 @@ def _open(stream):
     return picture, ((width, height) if stored in (5, 6, 7, 8) else (height, width)), orientation
 
 
-def _png_exif(stream):
-    """The eXIf chunk wherever it stands (Pillow sees one after the pixels only once they are decoded), or None."""
+def _png_chunks(stream):
+    """(kind, start of the body, length) of the chunks of a PNG file, as far as it goes."""
     position = len(_PNG)
     while True:
         stream.seek(position)
         head = stream.read(8)
         if len(head) < 8:
-            return None
+            return
         length, kind = struct.unpack('>I4s', head)
-        if kind == b'eXIf':
-            return stream.read(length)
+        yield kind, position + 8, length
         position += length + 12
+
+
+def _png_exif(stream):
+    """The eXIf chunk wherever it stands (Pillow sees one after the pixels only once they are decoded), or None."""
+    for kind, start, length in _png_chunks(stream):
+        if kind == b'eXIf':
+            stream.seek(start)
+            return stream.read(length)
+    return None
+
+
+def _check_png(data):
+    """Raises unless all chunks that matter are whole: neither Pillow nor OpenCV looks at the checksum of the pixels."""
+    view = memoryview(data)
+    for kind, start, length in _png_chunks(io.BytesIO(data)):
+        stored = view[start + length:start + length + 4]
+        if kind[:1].isupper() and struct.pack('>I', zlib.crc32(view[start - 4:start + length])) != stored:
+            raise ValueError(f'its {kind.decode("latin-1")} chunk is damaged or cut short')
+        if kind == b'IEND':
+            return
+    raise ValueError('it is cut short')
 
 
 def _exif_orientation(exif):
@@ -170,6 +190,8 @@ def _upright(array, orientation):
 def _decode(picture, data):
     """Pillow decodes all of it, since it raises where OpenCV would give a picture half gray; OpenCV decodes 16 bit."""
     bits = _bits(picture, data)
+    if picture.format == 'PNG':
+        _check_png(data)
     picture.load()
     if bits == 16:
         array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -177,7 +199,7 @@ def _decode(picture, data):
             raise ValueError('a 16-bit layout that OpenCV cannot decode; convert it to a 16-bit PNG')
         if array.ndim == 3:
             array = array[:, :, [2, 1, 0, 3][:array.shape[2]]]
-        if data.startswith(_PNG) and data[25] == 4:  # OpenCV repeats the gray of gray and alpha
+        if picture.format == 'PNG' and data[25] == 4:  # OpenCV repeats the gray of gray and alpha
             array = array[:, :, [0, 3]]
     else:
         palette = 'RGBA' if 'transparency' in picture.info else 'RGB'
@@ -185,8 +207,8 @@ def _decode(picture, data):
     key = picture.info.get('transparency')
     if key is None or picture.mode == 'P' or array.shape[2:] == (4,):
         return array
-    if picture.mode == 'L':
-        key *= 255 // (2 ** bits - 1)  # stored in the file's bits, while Pillow stretches the pixels to 8
+    if bits < 8 and picture.mode in ('1', 'L'):  # stored in the file's bits, while Pillow stretches the pixels to 8
+        key = 255 * bool(key) if bits == 1 else key * (255 // (2 ** bits - 1))
     opaque = (array.reshape(array.shape[:2] + (-1,)) != key).any(axis=2)
     return np.dstack([array, opaque * array.dtype.type(np.iinfo(array.dtype).max)])
 
