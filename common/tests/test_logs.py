@@ -66,7 +66,9 @@ def test_progress_on_a_terminal_redraws_one_line(monkeypatch):
             progress.shown = 0  # a redraw is due
             progress.update(2)
             progress.update(2)
-        drawn = os.read(master, 10000).decode()
+        drawn = ''
+        while '\n' not in drawn:  # a terminal hands over what it has so far
+            drawn += os.read(master, 10000).decode()
     os.close(master)
     assert drawn.startswith('\reval [##########..........] 2/4') and 'eta' in drawn
     assert '\reval [####################] 4/4' in drawn and drawn.count('\n') == 1
