@@ -42,7 +42,7 @@ def find_div2k(root, split, scale, *, kind='bicubic', first=None, last=None):
     if lr_folder is None and kind != 'bicubic':
         folder = os.path.dirname(hr[0])
         raise ValueError(f'{folder}: no LR pictures of kind {kind!r} for x{scale} beside it; looked for:'
-                         f'{_lines(_lr_places(folder, scale, kind))}')
+                         f'{_lines(lr_places(folder, scale, kind))}')
     start, stop = first or 1, last or 900
     if split == 'valid':
         start, stop = (p - 800 if p > 800 else p for p in (start, stop))
@@ -68,18 +68,8 @@ def find_pairs(path, scale):
 
     ValueError: no pictures found (names the places), an LR picture missing.
     """
-    path = _folder(path)
-    if os.path.basename(path).lower() == 'div2k_train_hr':
-        return find_div2k(path, 'train', scale)
-    hr_folder = _first_with_pictures(_hr_places(path, scale))
-    if hr_folder:
-        lr_folder = _first_folder(_lr_places(hr_folder, scale, 'bicubic'))
-        return _complete(*match(_hr_pictures(hr_folder), lr_folder, scale), lr_folder)
-    try:
-        return find_div2k(path, 'train', scale)
-    except ValueError as error:
-        raise ValueError(f'{path}: no pictures ({" ".join(images.EXTENSIONS)}) in it, nor in:'
-                         f'{_lines(_hr_places(path, scale)[:-1])}\nand no DIV2K: {error}') from None
+    hr, lr_folder = locate_pairs(path, scale)
+    return _complete(*match(hr, lr_folder, scale), lr_folder)
 
 
 def find_reds(root, split):
@@ -145,7 +135,7 @@ def locate_div2k(root, split, scale, *, kind='bicubic'):
         if part == 'train':
             hr = [path for path in hr if (801 <= _number(path) <= 900) == (split == 'valid')]
         if hr:
-            return hr, _first_folder(_lr_places(folder, scale, kind))
+            return hr, _first_folder(lr_places(folder, scale, kind))
         tried += [place + ('/0801..0900' if part != split else '') for place in places]
     raise ValueError(f'{root}: no DIV2K {split} pictures; looked for:{_lines(tried)}{_what_is_there(root)}')
 
@@ -163,9 +153,23 @@ def locate_benchmark(root, name, scale):
     for folder in filter(None, map(_existing, folders)):
         hr_folder = _first_with_pictures(_hr_places(folder, scale))
         if hr_folder:
-            return _hr_pictures(hr_folder), _first_folder(_lr_places(hr_folder, scale, 'bicubic'))
+            return _hr_pictures(hr_folder), _first_folder(lr_places(hr_folder, scale, 'bicubic'))
     raise ValueError(f'{root}: no benchmark set {name!r}; looked for pictures, HR/, GTmod12/, SR/ with LR/, '
                      f'image_SRF_{scale}/ or x{scale}/ in:{_lines(folders)}{_what_is_there(root)}')
+
+
+def locate_pairs(path, scale):
+    """(sorted HR paths, LR folder or None) of a folder that is itself the set, as find_pairs has it."""
+    path = _folder(path)
+    places = _hr_places(path, scale)
+    hr_folder = _first_with_pictures(places)
+    if hr_folder and os.path.basename(hr_folder).lower() != 'div2k_train_hr':
+        return _hr_pictures(hr_folder), _first_folder(lr_places(hr_folder, scale, 'bicubic'))
+    try:
+        return locate_div2k(path, 'train', scale)
+    except ValueError as error:
+        extensions = ' '.join(images.EXTENSIONS)
+        raise ValueError(f'no pictures ({extensions}) in:{_lines(places)}\nnor a DIV2K: {error}') from None
 
 
 def list_benchmarks(root):
@@ -237,7 +241,7 @@ def _homes(root):
 
 def _reds_homes(root):
     root = _folder(root)
-    if os.path.basename(root).lower() in ('images', 'train', 'val', 'gt', 'train_sharp', 'val_sharp'):
+    while os.path.basename(root).lower() in ('images', 'train', 'val', 'gt', 'train_sharp', 'val_sharp'):
         root = os.path.dirname(root)
     return [os.path.join(home, reds) for home in _homes(root) for reds in ('reds', '')]
 
@@ -270,8 +274,8 @@ def _hr_places(folder, scale):
     return [os.path.join(folder, name) for name in names] + [folder]
 
 
-def _lr_places(hr_folder, scale, kind):
-    """Where the LR pictures that belong to a folder of HR pictures may lie."""
+def lr_places(hr_folder, scale, kind):
+    """Where the LR pictures that belong to a folder of HR pictures may lie; common/make_lr.py writes into the first."""
     parent, name = os.path.split(hr_folder)
     if name.lower().endswith('_hr'):
         kinds = [f'LR_{kind}/X{scale}'] + [f'LR_x{scale}'] * (kind == 'bicubic')  # DIV2K_train_LR_x8 is distributed so

@@ -127,7 +127,7 @@ def _build(base, pictures, prepare):
     temporary = base + '.u8.tmp'
     try:
         with open(temporary, 'w+b') as file:
-            for image in _in_order(decode, pictures, 'decode'):
+            for image in in_order(decode, pictures, 'decode'):
                 if isinstance(image, Exception):
                     errors.append(str(image))
                 elif not errors:
@@ -160,15 +160,16 @@ def _build(base, pictures, prepare):
                 os.remove(path)
 
 
-def _in_order(function, items, label):
+def in_order(function, items, label):
     """map(function, items) on all cores, at most two results per core ahead of the consumer, with progress."""
     workers, pending = os.cpu_count() or 1, deque()
     with ThreadPoolExecutor(workers) as pool, Progress(len(items), label, 'pictures') as progress:
         for ahead, item in enumerate(items):
             pending.append(pool.submit(function, item))
             while pending and (len(pending) == 2 * workers or ahead + 1 == len(items)):
-                yield pending.popleft().result()
+                result = pending.popleft().result()
                 progress.update()
+                yield result
 
 
 def _remove_leftovers(cache_dir):
