@@ -219,10 +219,13 @@ def _bits(picture, data):
     if picture.format == 'PNG':
         bits = data[24]
     elif picture.format == 'TIFF':
-        bits = max(picture.tag_v2.get(258, (1,)))
-        unsigned = set(picture.tag_v2.get(339, (1,))) == {1}
-        if bits == 16 and picture.tag_v2.get(262) not in (1, 2):
-            raise ValueError('a 16-bit TIFF neither gray (black is zero) nor RGB; convert it to a 16-bit PNG')
+        tags = picture.tag_v2
+        bits = max(tags.get(258, (1,)))
+        unsigned = set(tags.get(339, (1,))) == {1}
+        planes = tags.get(284, 1) == 2 and tags.get(277, 1) > 1
+        if bits == 16 and (planes or 1 in tags.get(338, ()) or tags.get(262) not in (1, 2)):
+            raise ValueError('a 16-bit TIFF in separate planes, with premultiplied alpha, or neither gray (black is '
+                             'zero) nor RGB: OpenCV would mix up its pixels; convert it to a 16-bit PNG')
     if bits not in (1, 2, 4, 8, 16) or not unsigned:
         raise ValueError(f'{bits} bits per channel{"" if unsigned else ", signed or float"}; '
                          f'unsigned 8 and 16 bit are read')
@@ -285,7 +288,7 @@ _WRITERS = {
     '.bmp': (_by_pillow('BMP'), {(8, 1), (8, 3)}),
     '.tif': _TIFF,
     '.tiff': _TIFF,
-    '.webp': (_by_pillow('WEBP', lossless=True, exact=True), {(8, 3), (8, 4)}),
+    '.webp': (_by_pillow('WEBP', lossless=True, exact=True, method=1, quality=20), {(8, 3), (8, 4)}),
 }
 
 

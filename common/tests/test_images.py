@@ -69,14 +69,15 @@ def png(array, color, bits, extra=b'', after=b''):
     return b'\x89PNG\r\n\x1a\n' + header + extra + pixels + after + chunk(b'IEND', b'')
 
 
-def tiff(array, orientation=1, sample_format=1, photometric=None):
+def tiff(array, orientation=1, sample_format=1, photometric=None, planar=1):
     """An uncompressed little-endian TIFF of any dtype, [H,W] or [H,W,3]."""
     height, width = array.shape[:2]
     channels = array.shape[2] if array.ndim == 3 else 1
     data, bits = array.tobytes(), array.dtype.itemsize * 8
     photometric = {1: 1, 3: 2}[channels] if photometric is None else photometric
     tags = [(256, 4, width), (257, 4, height), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (273, 4, 0),
-            (274, 3, orientation), (277, 3, channels), (278, 4, height), (279, 4, len(data)), (339, 3, sample_format)]
+            (274, 3, orientation), (277, 3, channels), (278, 4, height), (279, 4, len(data)),
+            (284, 3, planar), (339, 3, sample_format)]
     tail = 8 + 2 + 12 * len(tags) + 4
     arrays = {258: (tail, bits), 339: (tail + 8, sample_format)}
     entries = b''
@@ -287,7 +288,10 @@ def test_depths_that_are_not_read(put, array, sample_format, message):
         read(put(tiff(array, sample_format=sample_format)))
 
 
-def test_16_bit_tiff_of_another_color_model_is_refused(put):
+def test_16_bit_tiff_that_opencv_would_mix_up_is_refused(put):
+    data = tiff(picture(16, 3), planar=2)
+    with pytest.raises(ValueError, match='separate planes'):
+        read(put(data))
     with pytest.raises(ValueError, match='cannot be read'):
         read(put(tiff(picture(16, 3), photometric=6)))
 
