@@ -13,19 +13,19 @@ def training_pairs(folder, scale):
 
     Raises ValueError listing the places looked for.
     """
-    tiles = os.path.join(folder, 'train')
+    tiles = os.path.join(folder, f'X{scale}', 'train')
     return datasets.find_pairs(tiles if os.path.isdir(os.path.join(tiles, 'HR')) else folder, scale)
 
 
 def test_pairs(folder, scale, dataset=''):
     """[Pair] to measure on: benchmark set `dataset` below folder, or else what the folder holds for validation.
 
-    That is valid/ of dataset_make.py, DIV2K's validation pictures, or the folder itself.
+    That is X{scale}/valid of dataset_make.py, DIV2K's validation pictures, or the folder itself.
     Raises ValueError listing the places looked for.
     """
     if dataset:
         return datasets.find_benchmark(folder, dataset, scale)
-    valid = os.path.join(folder, 'valid')
+    valid = os.path.join(folder, f'X{scale}', 'valid')
     if os.path.isdir(os.path.join(valid, 'HR')):
         return datasets.find_pairs(valid, scale)
     try:

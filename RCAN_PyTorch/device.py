@@ -68,6 +68,15 @@ class Device:
         elif self.kind == 'npu':
             torch.npu.synchronize()
 
+    def profiler_activities(self, activities):
+        """What torch.profiler records here; torch_npu's own profiler has more (README, Profiling)."""
+        return [activities.CPU, activities.CUDA] if self.kind == 'gpu' else [activities.CPU]
+
+    @property
+    def profiler_order(self):
+        """The column that the table of operators is sorted by."""
+        return 'self_cuda_time_total' if self.kind == 'gpu' else 'self_cpu_time_total'
+
     def mean_over_ranks(self, value):
         """The mean of a scalar tensor over all ranks."""
         if self.world_size > 1:
@@ -80,8 +89,7 @@ class Device:
         if self.world_size == 1:
             return network
         ids = None if self.kind == 'cpu' else [self.torch.index]
-        return torch.nn.parallel.DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False,
-                                                         gradient_as_bucket_view=True)
+        return torch.nn.parallel.DistributedDataParallel(network, device_ids=ids, gradient_as_bucket_view=True)
 
     def close(self):
         """Leave the process group."""
@@ -126,7 +134,7 @@ def open_device(name='auto', device_id=0, device_list=None):
     world_size, rank = int(os.environ.get('WORLD_SIZE', 1)), int(os.environ.get('RANK', 0))
     if world_size > 1:
         local_rank = int(os.environ.get('LOCAL_RANK', rank))
-        device_id = device_list[local_rank] if device_list else local_rank
+        device_id = device_list[local_rank] if local_rank < len(device_list or ()) else local_rank
     if kind == 'cpu':
         device = torch.device('cpu')
     else:

@@ -7,7 +7,8 @@
 import numpy as np
 import torch
 
-from device import open_device
+from common.tiles import self_ensemble, tiled
+from device import KINDS, open_device
 from import_weights import read_weights
 from model import RCAN
 
@@ -32,18 +33,35 @@ class Upscaler:
         return np.ascontiguousarray(sr.cpu().numpy())
 
 
-def load(checkpoint, *, scale=None, device='cpu', amp=False):
+def load(checkpoint, *, scale=None, device='cpu', device_id=0, amp=False):
     """The Upscaler of a checkpoint: ours, the port's, the authors' or BasicSR's; size and scale are read from it.
 
-    scale: when given, must be the checkpoint's. device: 'cpu', 'gpu', 'npu', 'auto', or an open device.Device.
+    scale: when given, must be the checkpoint's. device: 'cpu', 'gpu', 'npu' or 'auto'; device_id: its index.
     amp: convolutions in 16 bit (README, Speed). Raises ValueError for a file that is no RCAN or of another scale.
     """
     weights, size, _ = read_weights(checkpoint)
     if scale not in (None, size['scale']):
         raise ValueError(f'{checkpoint}: a network of scale {size["scale"]}, not {scale}; leave --scale out, or choose '
                          'another checkpoint')
-    device = open_device(device) if isinstance(device, str) else device
+    device = open_device(device, device_id)
     network = RCAN(**size)
     network.load_state_dict(weights)
     network.requires_grad_(False).eval().to(device.torch, memory_format=device.memory_format)
     return Upscaler(network, device, device.half() if amp else None)
+
+
+def add_options(add):
+    """The options of test.py and infer.py that say how a checkpoint is run; add: parser.add_argument."""
+    add('--scale', type=int, default=None, help="must be the checkpoint's when given")
+    add('--device', default='auto', choices=('auto', *KINDS), help='auto: the best there is')
+    add('--device_id', type=int, default=0, help='index of the device')
+    add('--amp', action='store_true', help='convolutions in 16 bit: bf16 where the device has it')
+    add('--self_ensemble', action='store_true', help='mean over 8 flips and turns (RCAN+ of the paper); 8 times the time')
+    add('--halo', type=int, default=16, help='LR pixels of picture around a tile')
+
+
+def load_with(options, checkpoint, tile):
+    """(upscale, scale) as those options ask for it; tile: side in LR pixels, 0: whole pictures."""
+    whole = load(checkpoint, scale=options.scale, device=options.device, device_id=options.device_id, amp=options.amp)
+    upscale = tiled(whole, whole.scale, tile, options.halo)
+    return (lambda lr: self_ensemble(upscale, lr)) if options.self_ensemble else upscale, whole.scale

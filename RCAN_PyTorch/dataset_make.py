@@ -1,0 +1,126 @@
+"""python3 dataset_make.py --input_zip_path zips/ --dataset_path tiles/ --scale 2
+
+Cuts DIV2K_train_HR.zip and DIV2K_valid_HR.zip into training tiles, as the released port does; main.py also trains from
+DIV2K as it is, so this is for those who want tiles. Pictures are read inside the archives: nothing is extracted.
+
+    tiles/X2/train/HR/0001_00_00.png, tiles/X2/train/LR_bicubic/X2/0001_00_00x2.png    tiles of scale * patch_size
+    tiles/X2/valid/HR/0801.png, tiles/X2/valid/LR_bicubic/X2/0801x2.png                whole pictures, never trained on
+
+The last row and column of tiles lie flush with the picture's edge, overlapping the one before: no pixel is lost.
+Run it again after an interruption, and it goes on where it stopped.
+"""
+
+import os
+import tempfile
+import zipfile
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+
+from common import cli, images
+from common.logs import Progress
+from common.resize import imresize, mod_crop
+
+ARCHIVES = {'train': 'DIV2K_train_HR.zip', 'valid': 'DIV2K_valid_HR.zip'}
+
+
+def members(archive):
+    """Names of the pictures inside an archive, sorted. Raises ValueError for a broken archive or one without any."""
+    try:
+        with zipfile.ZipFile(archive) as file:
+            names = sorted(name for name in file.namelist()
+                           if name.lower().endswith(images.EXTENSIONS) and not os.path.basename(name).startswith('.'))
+    except zipfile.BadZipFile as error:
+        raise ValueError(f'{archive}: {error}; download it again') from None
+    if not names:
+        raise ValueError(f'{archive}: no pictures in it; expected DIV2K_train_HR/0001.png and so on')
+    return names
+
+
+def starts(length, tile):
+    """Where tiles begin so that they cover 0..length, the last flush with the end."""
+    return [*range(0, length - tile, tile), length - tile]
+
+
+def cut(name, archive, folder, scale, tile):
+    """Write the tiles of one picture, or the whole picture where tile is 0. Returns how many, or an error's text."""
+    stem = os.path.splitext(os.path.basename(name))[0]
+    marker = os.path.join(folder, '.done', f'{stem}_{tile}')
+    if os.path.exists(marker):
+        with open(marker) as file:
+            return int(file.read())
+    try:
+        hr = mod_crop(read_member(archive, name), scale)
+        lr = imresize(hr, 1 / scale)
+        if tile and min(hr.shape[:2]) < tile:
+            raise ValueError(f'{hr.shape[1]}x{hr.shape[0]} is smaller than a tile of {tile}')
+        boxes = [(y, x, tile, tile) for y in starts(hr.shape[0], tile) for x in starts(hr.shape[1], tile)] \
+            if tile else [(0, 0, *hr.shape[:2])]
+        for y, x, height, width in boxes:
+            label = f'{stem}_{-(-y // tile):02d}_{-(-x // tile):02d}' if tile else stem
+            images.write(os.path.join(folder, 'HR', f'{label}.png'), hr[y:y + height, x:x + width])
+            box = [part // scale for part in (y, y + height, x, x + width)]
+            images.write(os.path.join(folder, 'LR_bicubic', f'X{scale}', f'{label}x{scale}.png'),
+                         lr[box[0]:box[1], box[2]:box[3]])
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        return f'{name}: {error}'
+    with open(marker, 'w') as file:  # last: an interrupted picture is cut again
+        file.write(str(len(boxes)))
+    return len(boxes)
+
+
+def read_member(archive, name):
+    """A picture inside an archive as uint8 [H,W,3]; only its content is used, never the path it asks for."""
+    with zipfile.ZipFile(archive) as file, tempfile.NamedTemporaryFile(suffix=os.path.splitext(name)[1]) as copy:
+        copy.write(file.read(name))
+        copy.flush()
+        return images.read(copy.name, channels=3)
+
+
+def split_folder(options, split):
+    return os.path.join(options.dataset_path, f'X{options.scale}', split)
+
+
+def make(split, archive, options):
+    """Cut one archive; returns (tiles written or found, errors)."""
+    folder = split_folder(options, split)
+    os.makedirs(os.path.join(folder, '.done'), exist_ok=True)
+    tile = options.scale * options.patch_size if split == 'train' else 0
+    names = members(archive)
+    work = partial(cut, archive=archive, folder=folder, scale=options.scale, tile=tile)
+    counts, errors = 0, []
+    with ProcessPoolExecutor(options.workers) as pool, Progress(len(names), split, 'pictures') as progress:
+        for result in pool.map(work, names):
+            if isinstance(result, str):
+                errors.append(result)
+            else:
+                counts += result
+            progress.update()
+    return counts, errors
+
+
+def main(argv=None):
+    parser = cli.Parser(description=__doc__)
+    add = parser.add_argument
+    add('--input_zip_path', required=True, help='folder with DIV2K_train_HR.zip and DIV2K_valid_HR.zip')
+    add('--dataset_path', required=True, help='folder to write; --train_dataset_dir and --test_dataset_dir of main.py')
+    add('--scale', type=int, default=2, help='upscaling factor')
+    add('--patch_size', type=int, default=48, help='LR side of a tile, pixels')
+    add('--workers', type=int, default=os.cpu_count(), help='processes')
+    options = parser.parse_args(argv)
+    archives = {split: os.path.join(options.input_zip_path, name) for split, name in ARCHIVES.items()}
+    there = {split: path for split, path in archives.items() if os.path.isfile(path)}
+    if 'train' not in there:
+        raise ValueError(f'{archives["train"]}: no such file; --input_zip_path is the folder that holds {ARCHIVES["train"]}')
+    errors = []
+    for split, path in there.items():
+        count, failed = make(split, path, options)
+        print(f'{split}: {count} {"tiles" if split == "train" else "pictures"} in {split_folder(options, split)}')
+        errors += failed
+    if 'valid' not in there:
+        print(f'{archives["valid"]} is not there: no validation pictures were made')
+    if errors:
+        raise ValueError(f'{len(errors)} pictures could not be cut:\n  ' + '\n  '.join(errors[:20]))
+
+
+if __name__ == '__main__':
+    cli.run(main)

@@ -1,0 +1,30 @@
+# The options of every training launcher here, sourced with batch_size, num_epochs and device_id already set; then the
+# flags of main.py that follow from them, in ${train_flags[@]}.
+option data_path '' 'folder that holds DIV2K/, or what --train_dataset_dir and --test_dataset_dir say' path
+option train_dataset_dir "" 'training pictures, where not below --data_path' path
+option test_dataset_dir "" 'validation pictures, where not below --data_path' path
+option outputs_dir output 'results go to OUTPUTS_DIR/X{scale}, a further run to X{scale}_2 and so on' path
+synonym output_path outputs_dir
+option device auto 'npu, gpu, cpu or auto (the best there is)'
+option batch_size "$batch_size" 'patches per step, over all devices'
+option num_epochs "$num_epochs" 'epochs in all'
+synonym train_epochs num_epochs
+option train_steps 0 'steps in all, instead of epochs'
+option scale 2 'upscaling factor'
+option lr 1e-4 'learning rate'
+option precision amp 'amp (16-bit convolutions) or fp32'
+option arch_network RCAN 'network name, used in file names'
+switch ifcontinue 'go on from the newest valid checkpoint'
+option checkpoint_path '' 'with --ifcontinue: this file instead, relative to the run'
+parse_options "$@"
+train_dataset_dir=${train_dataset_dir:-$data_path} test_dataset_dir=${test_dataset_dir:-$data_path}
+[ -n "$train_dataset_dir" ] || usage_error 'data_path is missing: the folder that holds DIV2K/'
+case $precision in amp|fp32) ;; *) usage_error "--precision=$precision; expected amp or fp32" ;; esac
+npu_environment
+train_log
+train_flags=(--arch="$arch_network" --train_dataset_dir="$train_dataset_dir" --test_dataset_dir="$test_dataset_dir"
+  --outputs_dir="$outputs_dir" --device="$device" --batch_size="$batch_size" --num_epochs="$num_epochs"
+  --train_steps="$train_steps" --scale="$scale" --lr="$lr" --summary_dir="${log%/*}")
+[ "$precision" = fp32 ] || train_flags+=(--amp)
+[ -z "$ifcontinue" ] || train_flags+=(--ifcontinue)
+[ -z "$checkpoint_path" ] || train_flags+=(--checkpoint_path="$checkpoint_path")

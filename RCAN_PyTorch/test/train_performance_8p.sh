@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Two epochs on eight devices, to measure their speed: bash test/train_performance_8p.sh --data_path=/data
+. "$(dirname "$0")/../../common/launch.sh"
+batch_size=1280 num_epochs=2
+option nproc 8 'processes, one for each device'
+. test/train_options.sh
+cores=$(getconf _NPROCESSORS_ONLN)  # torchrun alone gives each rank one thread
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( (cores + nproc - 1) / nproc ))}
+run "$python" -m torch.distributed.run --standalone --nproc_per_node="$nproc" main.py \
+  "${train_flags[@]}" --case=perf "${forwarded[@]}"
