@@ -60,7 +60,7 @@ class PictureStore:  # uint8 RGB pictures, back to back in one memory-mapped fil
             raise ValueError('a picture store of no pictures; expected at least one path')
         os.makedirs(cache_dir, exist_ok=True)
         tag = prepare.tag if prepare else 'plain'
-        base = os.path.join(cache_dir, hashlib.sha256('\0'.join([tag] + pictures).encode()).hexdigest()[:32])
+        base = os.path.join(cache_dir, hashlib.sha256(os.fsencode('\0'.join([tag] + pictures))).hexdigest()[:32])
         with _locked(base, fcntl.LOCK_SH):
             store = _load(cls, base, pictures)
         if store is None:

@@ -170,8 +170,8 @@ def test_check_data_names_every_fault(tmp_path):
                'truth/00000001.png', 'blur4/00000002.png', '001/truth') if word in line}
     assert faults == {
         'missing X2/0001x2.png', 'unreadable X2/0002x2.png', 'mis-sized X3/0003x3.png is 12x9',
-        'LR without HR X3/0900x3.png', 'unreadable HR/0006.png', 'missing truth/00000001.png', 'missing blur4/00000002.png',
-        'missing 001/truth'}
+        'LR without HR X3/0900x3.png', 'unreadable HR/0006.png', 'missing truth/00000001.png',
+        'missing blur4/00000002.png', 'missing 001/truth'}
     assert status == 1 and '8 problems' in out and 'x4' in out and 'LR is made when needed' in out
     assert state(tmp_path) == before
 
