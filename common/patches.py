@@ -115,39 +115,18 @@ def _load(cls, base, pictures):
 
 def _build(base, pictures, prepare):
     """Decodes all pictures into BASE.u8, then writes BASE.json; an old index goes first, so none names other pixels."""
-    def decode(path):
-        try:
-            image = images.read(path, channels=3)
-            return np.ascontiguousarray(prepare.function(path, image) if prepare else image)
-        except (ValueError, OSError) as error:
-            return error
-
     sizes, mtimes = _fingerprint(pictures)
-    shapes, errors = [], []
-    temporary = base + '.u8.tmp'
+    pixels, index = base + '.u8.tmp', base + '.json.tmp'
     try:
-        with open(temporary, 'w+b') as file:
-            for image in in_order(decode, pictures, 'decode'):
-                if isinstance(image, Exception):
-                    errors.append(str(image))
-                elif not errors:
-                    file.write(image.data)
-                    shapes.append(image.shape[:2])
-            if errors:
-                raise ValueError(f'{len(errors)} of {len(pictures)} pictures cannot be used:' +
-                                 ''.join(f'\n  {e}' for e in errors[:10]) + '\n  ...' * (len(errors) > 10))
-            file.flush()
-            os.fsync(file.fileno())
-            crc = _samples_crc(file)
-        index = {'names': pictures, 'sizes': sizes, 'mtimes': mtimes, 'shapes': shapes, 'crc': crc}
+        shapes, crc = _write_pixels(pixels, pictures, prepare)
         with contextlib.suppress(FileNotFoundError):
             os.remove(base + '.json')
-        os.replace(temporary, base + '.u8')
-        with open(base + '.json.tmp', 'w') as file:
-            json.dump(index, file)
+        os.replace(pixels, base + '.u8')
+        with open(index, 'w') as file:
+            json.dump({'names': pictures, 'sizes': sizes, 'mtimes': mtimes, 'shapes': shapes, 'crc': crc}, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(base + '.json.tmp', base + '.json')
+        os.replace(index, base + '.json')
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             needed = sum(height * width * 3 for height, width in map(images.size, pictures))
@@ -155,9 +134,34 @@ def _build(base, pictures, prepare):
             raise OSError(error.errno, message, os.path.dirname(base)) from None
         raise
     finally:
-        for path in (temporary, base + '.json.tmp'):
+        for path in (pixels, index):
             with contextlib.suppress(FileNotFoundError):
                 os.remove(path)
+
+
+def _write_pixels(path, pictures, prepare):
+    """Writes all decoded pictures to a file; returns their (H, W) and the file's CRC."""
+    def decode(picture):
+        try:
+            image = images.read(picture, channels=3)
+            return np.ascontiguousarray(prepare.function(picture, image) if prepare else image)
+        except (ValueError, OSError) as error:
+            return error
+
+    shapes, errors = [], []
+    with open(path, 'w+b') as file:
+        for image in in_order(decode, pictures, 'decode'):
+            if isinstance(image, Exception):
+                errors.append(str(image))
+            elif not errors:
+                file.write(image.data)
+                shapes.append(image.shape[:2])
+        if errors:
+            raise ValueError(f'{len(errors)} of {len(pictures)} pictures cannot be used:' +
+                             ''.join(f'\n  {error}' for error in errors[:10]) + '\n  ...' * (len(errors) > 10))
+        file.flush()
+        os.fsync(file.fileno())
+        return shapes, _samples_crc(file)
 
 
 def in_order(function, items, label):
