@@ -2,6 +2,7 @@
 import os
 import pty
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -47,11 +48,11 @@ class Model:
     """A repository with one model directory, whose launchers source the real library."""
 
     def __init__(self, tmp_path):
-        self.root = tmp_path / 'my "repo" $HOME'
-        self.path = self.root / 'RCAN it'
         self.user = tmp_path / 'user dir'
-        for folder in (self.root / 'common', self.path / 'test', self.user):
-            folder.mkdir(parents=True)
+        self.root = self.user / 'my "repo" $HOME'
+        self.path = self.root / 'RCAN it'
+        self.path.mkdir(parents=True)
+        (self.root / 'common').mkdir()
         (self.root / 'common' / 'launch.sh').symlink_to(LIBRARY)
         self.env = {k: v for k, v in os.environ.items() if k not in (
             'ASCEND_DEVICE_ID', 'RANK_TABLE_FILE', 'PROGRESS_TTY', 'PYTHONPATH', 'etp_running_flag', 'LAUNCHED_BY')}
@@ -111,8 +112,8 @@ def wait_for(condition, seconds=10):
         time.sleep(0.02)
 
 
-def started(model, body, program, *args):
-    process = model.start(model.write(body), *args, '--', '-c', program)
+def started(model, body, program):
+    process = model.start(model.write(body), '--', '-c', program)
     wait_for(lambda: '\nready\n' in model.log())
     return process
 
@@ -135,17 +136,15 @@ def test_values_are_never_shell_text(model, value, form):
     code, out, err = model.call(model.write(SHOW), *args, '--', value)
     assert (code, err) == (0, '')
     assert [values(out)[2], values(out)[-1]] == [value, value]
-    assert not list(model.root.rglob('boom')) and not list(model.user.rglob('boom'))
+    assert not list(model.user.rglob('boom'))
 
 
 def test_paths_mean_what_they_meant_to_the_user(model):
     _, out, _ = model.call(model.write(SHOW), '--train_dataset_dir=./my data\n', '--output_path=/abs', 'Set5', 'ck pt',
-                           '--', 'rel', '--data_path=x', '--')
+                           '--', 'a', '--b=x', '--')
     user = str(model.user)
-    assert values(out) == [user + '/my data\n', '/abs', 'auto', '160', '', 'Set5', user + '/ck pt',
-                           'rel', '--data_path=x', '--']
-    _, out, _ = model.call(model.write(SHOW), '--data_path=~/x', HOME='/home/me')
-    assert values(out)[0] == '/home/me/x'
+    assert values(out) == [user + '/my data\n', '/abs', 'auto', '160', '', 'Set5', user + '/ck pt', 'a', '--b=x', '--']
+    assert values(model.call(model.write(SHOW), '--data_path=~/x', HOME='/home/me')[1])[0] == '/home/me/x'
 
 
 @pytest.mark.parametrize('args, expected', [
@@ -158,7 +157,6 @@ def test_paths_mean_what_they_meant_to_the_user(model):
     (['--a]b[$(touch boom)=x'], 'unknown option --a]b[$(touch boom)'),
     (['--batch_size'], 'batch_size needs a value: patches per step'),
     (['--batch_size=', '--ifcontinue'], 'batch_size needs a value'),
-    (['--batch_size', '--', 'x'], 'batch_size needs a value'),
     (['--ifcontinue=maybe'], '--ifcontinue=maybe: a switch'),
     (['Set5', 'ckpt', 'more'], "'more' is one argument too many"),
 ])
@@ -174,7 +172,6 @@ def test_required_options_and_positionals(model):
     assert model.call(script, 'Set5')[::2] == (2, 'error: data_path is missing: the data (--help lists all options)\n')
     assert 'set is missing: a set' in model.call(script, '--data_path=/d')[2]
     assert values(model.call(script, '--data_path=/d', 'Set5')[1]) == ['/d', 'Set5']
-    assert '(required)' in model.call(script, '--help')[1]
 
 
 def test_help_lists_every_option_with_its_default(model):
@@ -182,19 +179,16 @@ def test_help_lists_every_option_with_its_default(model):
     assert (code, err) == (0, '') and model.call(model.write(SHOW), '-h') == (0, out, '')
     assert out.startswith('Try: bash test/go.sh\n\nusage: bash go.sh dataset checkpoint [--option=value ...]')
     assert re.search(r'--batch_size=160 +patches per step\n', out)
-    for text in ('--data_path', './output', '--ifcontinue', 'resume', 'same as --data_path', 'Set14'):
-        assert text in out
+    assert all(text in out for text in ('=./output', '--ifcontinue', 'resume', 'same as --data_path', 'Set14'))
 
 
-@pytest.mark.parametrize('shell', ['sh', 'dash', 'bash'])
+@pytest.mark.parametrize('shell', list(filter(shutil.which, ['sh', 'dash', 'bash'])))
 @pytest.mark.parametrize('place', ['test/go.sh', 'script/go.sh', 'scripts/go.sh', 'go.sh'])
 def test_any_shell_and_any_place(model, shell, place):
-    if shutil.which(shell) is None:
-        pytest.skip('no ' + shell)
     (model.path / 'common').symlink_to('../common')  # as in every model directory
     script = model.write(SHOW + 'echo "$PWD"; printf "<%s>" "$root" "$PYTHONPATH"', place)
     relative = os.path.relpath(script, str(model.user))
-    code, out, err = model.call(relative, '--device', 'a  b', shell=shell, CDPATH='/tmp:/', POSIXLY_CORRECT='1')
+    code, out, err = model.call(relative, '--device', 'a  b', shell=shell, CDPATH='.', POSIXLY_CORRECT='1')
     assert (code, err) == (0, '')
     assert values(out)[2] == 'a  b' and values(out)[-2:] == [str(model.root)] * 2
     assert str(model.path) + '\n' in out
@@ -202,7 +196,6 @@ def test_any_shell_and_any_place(model, shell, place):
 
 def test_python_choice(model):
     script = model.write('parse_options "$@"\necho "<$python>"')
-    assert values(model.call(script)[1]) == [sys.executable]
     assert values(model.call(script, PYTHON='')[1]) == ['python3']
     venv = model.root / '.venv' / 'bin' / 'python'
     venv.parent.mkdir(parents=True)
@@ -221,20 +214,17 @@ def test_rank_table_must_exist_and_becomes_absolute(model):
 
 
 def test_npu_environment(model):
-    script = model.write('option device npu x\nparse_options "$@"\nnpu_environment\necho "<${CANN:-}>"')
-    assert values(model.call(script)[1]) == ['']
+    script = model.write('option device npu x\nparse_options "$@"\nnpu_environment\necho "${CANN:-}"')
+    assert model.call(script) == (0, '\n', '')
     (model.path / 'test' / 'env_npu.sh').write_text('export CANN=here$UNSET_VARIABLE')
-    assert values(model.call(script)[1]) == ['here']
-    assert values(model.call(script, etp_running_flag='true')[1]) == ['']
-    assert values(model.call(script, '--device=cpu')[1]) == ['']
+    assert model.call(script) == (0, 'here\n', '')
+    assert model.call(script, '--device=cpu') == model.call(script, etp_running_flag='true') == (0, '\n', '')
 
 
 def test_run_passes_status_and_tees_both_streams(model):
     script = model.write(RUN)
     program = 'import sys, common; print("out"); sys.stderr.write("err"); sys.exit(3)'
-    code, out, err = model.call(script, '--', '-c', program)
-    assert (code, err) == (3, '')
-    assert out == 'device id is 0\nout\nerr'
+    assert model.call(script, '--', '-c', program) == (3, 'device id is 0\nout\nerr', '')
     first = model.log()
     assert re.match(r'==== \d{4}-\d\d-\d\d \d\d:\d\d:\d\d .*python.* -c .*\nout\nerr$', first)
     assert model.call(script, '--', '-c', 'for i in range(50000): print(i)')[0] == 0
@@ -250,15 +240,13 @@ def test_output_is_logged_at_once_and_status_of_a_signal_is_told(model):
     process = started(model, RUN, SLEEP)
     child, = set(processes('LAUNCHED_BY')) & set(processes(str(model.root)))
     os.kill(child, signal.SIGKILL)
-    out, err = process.communicate(timeout=10)
-    assert process.returncode == 137 and err == ''
-    assert all(f'(pid {child}) was killed by signal 9\n' in text for text in (out, model.log()))
+    out = process.communicate(timeout=10)[0]
+    assert process.returncode == 137 and all(f'(pid {child}) was killed by signal 9\n' in text for text in (out, model.log()))
 
 
 def test_two_commands_without_log_and_a_misspelt_variable(model):
     body = 'parse_options "$@"\nrun false || echo "status $?"\nrun echo done\necho "$misspelt"'
-    code, out, err = model.call(model.write(body))
-    assert (code, out) == (1, 'status 1\ndone\n') and 'misspelt: unbound variable' in err
+    assert re.match(r"\(1, 'status 1\\ndone\\n', .*misspelt: unbound variable", repr(model.call(model.write(body))))
 
 
 def test_a_process_left_behind_is_ended(model):
@@ -285,24 +273,17 @@ signal.signal({int(number)}, save)
     assert out.endswith('\nsaved\n') and model.log().endswith('\nsaved\n')
 
 
-@pytest.mark.parametrize('body', [RUN, RANKS])
-def test_a_child_that_ignores_signals_is_killed_after_the_grace(model, body):
+@pytest.mark.parametrize('body, grace', [(RUN, 1), (RANKS, 1), (RUN, 60)])
+def test_a_child_that_ignores_signals_is_killed_after_the_grace_or_at_the_second_ctrl_c(model, body, grace):
+    model.env['STOP_GRACE'] = str(grace)
     process = started(model, body, orphan(STUBBORN) + STUBBORN)
-    os.killpg(process.pid, signal.SIGINT)
     start = time.time()
+    os.killpg(process.pid, signal.SIGINT)
+    if grace > 1:
+        time.sleep(1.2)
+        os.killpg(process.pid, signal.SIGINT)
     process.communicate(timeout=10)
     assert process.returncode == 130 and 1 <= time.time() - start < 5
-
-
-def test_second_ctrl_c_does_not_wait_for_the_grace(model):
-    model.env['STOP_GRACE'] = '60'
-    process = started(model, RUN, STUBBORN)
-    os.killpg(process.pid, signal.SIGINT)
-    wait_for(lambda: 'received SIGINT' in model.log())
-    time.sleep(0.2)
-    os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=5)
-    assert process.returncode == 130
 
 
 @pytest.mark.skipif(shutil.which('setpriv') is None, reason='no setpriv')
@@ -321,30 +302,29 @@ def test_ctrl_c_on_a_terminal(model):
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.execvpe('bash', ['bash', '-c', 'stty tostop; bash "$0" -- -c "$1"', script, program], model.env)
     seen = b''
-    while b'ready' not in seen:
-        seen += os.read(terminal, 1000)
-    os.write(terminal, b'\x03')
-    try:
-        while True:
+    while select.select([terminal], [], [], 5)[0]:
+        try:
             seen += os.read(terminal, 1000)
-    except OSError:
-        pass  # the terminal's last process has ended
-    status = os.waitpid(pid, 0)[1]
-    os.close(terminal)
-    assert os.WEXITSTATUS(status) == 130
+        except OSError:
+            break  # the terminal's last process has ended
+        if seen.endswith(b'ready\r\n'):
+            os.write(terminal, b'\x03')
+    os.close(terminal)  # hangs up whatever is left
+    assert os.WEXITSTATUS(os.waitpid(pid, 0)[1]) == 130
     assert b'tty1' in seen and b'bar' in seen and b'KeyboardInterrupt' in seen
     assert 'bar' not in model.log() and model.log().endswith('KeyboardInterrupt\n')
 
 
 def test_ranks_get_their_variables_and_logs(model):
     names = ['RANK', 'LOCAL_RANK', 'RANK_ID', 'WORLD_SIZE', 'RANK_SIZE', 'DEVICE_ID', 'ASCEND_DEVICE_ID', 'MASTER_ADDR',
-             'MASTER_PORT']
-    program = f'import os; print(" ".join(os.environ[name] for name in {names}))'
+             'PROGRESS_TTY', 'MASTER_PORT']
+    program = f'import os; print(" ".join(os.environ.get(name, "-") for name in {names}))'
     script = model.write(RANKS)
-    assert model.call(script, '--nproc=3', '--device_list=4,5,7,9', '--', '-c', program)[0] == 0
-    lines = [model.log(f'0/train_{rank}.log').split('\n')[-2].split() for rank in range(3)]
-    assert [line[:8] for line in lines] == [[str(r)] * 3 + ['3', '3', d, d, '127.0.0.1'] for r, d in enumerate('457')]
-    assert len({line[8] for line in lines}) == 1 and 1024 < int(lines[0][8]) < 65536
+    assert model.call(script, '--nproc=3', '--device_list=4,5,7,9', '--', '-c', program, PROGRESS_TTY='1')[0] == 0
+    for rank, device, tty in (0, '4', '1'), (1, '5', '-'), (2, '7', '-'):
+        line = model.log(f'0/train_{rank}.log').split('\n')[-2].split()
+        assert line[:-1] == [str(rank)] * 3 + ['3', '3', device, device, '127.0.0.1', tty]
+        assert 20000 <= int(line[-1]) <= 32002
     assert model.call(script, '--nproc=3', '--device_list=4,5', '--', '-c', '')[0] == 2
     assert model.call(script, '--nproc=none', '--', '-c', '')[0] == 2
 
@@ -363,8 +343,7 @@ if os.environ["RANK"] == "{rank}":
 {STUBBORN}'''
     start = time.time()
     code, out, err = model.call(model.write(RANKS), '--nproc', '4', '--', '-c', program, STOP_GRACE='0')
-    assert time.time() - start < 5
-    assert (code, err) == (status, '')
+    assert (code, err) == (status, '') and time.time() - start < 5
     line = rf'rank {rank} \(pid \d+\) {words}; ending the other ranks\n'
     assert len(re.findall('rank .* ending the other ranks', out)) == 1 and '\nlast words\n' in out
     assert re.search(line, out) and re.search(line, model.log())
