@@ -241,7 +241,8 @@ def test_output_is_logged_at_once_and_status_of_a_signal_is_told(model):
     child, = set(processes('LAUNCHED_BY')) & set(processes(str(model.root)))
     os.kill(child, signal.SIGKILL)
     out = process.communicate(timeout=10)[0]
-    assert process.returncode == 137 and all(f'(pid {child}) was killed by signal 9\n' in text for text in (out, model.log()))
+    line = f'(pid {child}) was killed by signal 9\n'
+    assert process.returncode == 137 and line in out and line in model.log()
 
 
 def test_two_commands_without_log_and_a_misspelt_variable(model):
