@@ -11,6 +11,7 @@ Modules carry the released port's names; import_weights.py maps the other dialec
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 STYLES = ('paper', 'port')
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, share of full scale; the constants of the authors' code
@@ -26,8 +27,12 @@ class CA(nn.Module):  # x * sigmoid(excite(relu(squeeze(mean over the picture)))
         self.module = nn.Sequential(nn.AdaptiveAvgPool2d(1), conv(n_feats, n_feats // reduction, 1), nn.ReLU(inplace=True),
                                     conv(n_feats // reduction, n_feats, 1), nn.Sigmoid())
 
-    def forward(self, x):
-        return x * self.module(x)
+    def forward(self, x):  # [N,F,H,W]
+        # a 1x1 convolution of one pixel is a matrix product: the same numbers without a convolution's set-up time
+        _, squeeze, relu, excite, sigmoid = self.module
+        a = relu(F.linear(x.mean((2, 3)), squeeze.weight.flatten(1), squeeze.bias))  # [N,F/r]
+        a = sigmoid(F.linear(a, excite.weight.flatten(1), excite.bias))  # [N,F]
+        return x * a[:, :, None, None]
 
 
 class RCAB(nn.Module):  # conv-relu-conv-attention, + x
