@@ -79,12 +79,13 @@ def train_step(model, lr, hr):
     return loss.detach()
 
 
-def train(options, device, run, log):
+def train(options, device, run):
     """Train to the last step, or until asked to stop; returns (exit status, figures of the run for summarise)."""
-    resumed = resume(options, run, log) if options.ifcontinue else None
+    resumed = resume(options, run, device) if options.ifcontinue else None
     model = build(options, device, resumed)
     sampler = open_sampler(options, device)
     valid = validation_pairs(options) if device.rank == 0 else []
+    log = open_log(options, run, device)
     epoch_steps = sampler.steps_per_epoch
     total = options.train_steps or options.num_epochs * epoch_steps
     state = {name: resumed[name] for name in PROGRESS} if resumed else {'step': 0, 'best': -1.0, 'ck_performance': []}
@@ -111,10 +112,22 @@ def train(options, device, run, log):
             if valid and (at_epoch and epoch % options.test_every == 0 or at_end):
                 with meter.pause():
                     validate(model, options, valid, run, log, state)
+    if not fields:
+        print(f'nothing left to do: the run is at step {state["step"]} of {total}; raise --num_epochs or --train_steps')
+        return 0, None
     return 0, {**fields, **state, 'seconds_per_step': meter.seconds_per_step, 'epoch_steps': epoch_steps}
 
 
-def resume(options, run, log):
+def open_log(options, run, device):
+    """The records of this run, RUN/train.jsonl; a new run takes its folder only now that nothing is amiss."""
+    if device.rank == 0 and not options.ifcontinue:
+        run.claim()
+    log = logs.RunLog(run.folder, quiet=device.rank > 0)
+    log.event('options', **vars(options))
+    return log
+
+
+def resume(options, run, device):
     """The state of the newest valid checkpoint. Raises ValueError where the options ask for another network."""
     path, state = run.resume(options.checkpoint_path)
     saved = state['options']
@@ -123,8 +136,9 @@ def resume(options, run, log):
             raise ValueError(f'{path} was trained with --{name}={saved[name]}, not {getattr(options, name)}')
     for name in ('batch_size', 'patch_size', 'seed', 'train_dataset_dir'):
         if saved[name] != getattr(options, name):
-            log.line(f'warning: --{name} was {saved[name]}, is {getattr(options, name)}: other patches follow')
-    log.line(f'Continue in {run.folder}, train from {path} (step {state["step"]})')
+            print(f'warning: --{name} was {saved[name]}, is {getattr(options, name)}: other patches follow')
+    if device.rank == 0:
+        print(f'Continue in {run.folder}, train from {path} (step {state["step"]})')
     return state
 
 
@@ -205,13 +219,11 @@ def main(argv=None):
         spawn_ranks(options, argv)
     run = Run(options)
     device = open_device(options.device, options.device_id, options.device_list)
-    log = logs.RunLog(run.folder, quiet=device.rank > 0)
-    log.event('options', **vars(options))
     try:
-        status, figures = train(options, device, run, log)
+        status, figures = train(options, device, run)
     finally:
         device.close()
-    if device.rank == 0 and figures and figures['step']:
+    if device.rank == 0 and figures:
         summarise(options, device, run, figures, started)
     return status
 

@@ -16,28 +16,46 @@ EXPLODED = 100.0  # a loss so many times its running mean is no longer training
 
 
 class Run:
-    """A folder OUTPUTS_DIR/X{scale}[_2, _3 ...] and the checkpoints in it.
+    """A folder OUTPUTS_DIR/X{scale}[_2, _3 ...] and the checkpoints in it: last and best. train.jsonl marks it as taken.
 
-    A new run takes the first free name; with --ifcontinue it is the newest run there is.
+    With --ifcontinue it is the newest run there is; else the first free name, which claim() takes.
     """
 
     def __init__(self, options):
-        base = os.path.join(options.outputs_dir, f'X{options.scale}')
-        number = 1
-        while os.path.exists(os.path.join(self._name(base, number), 'train.jsonl')):
-            number += 1
+        self._base = os.path.join(options.outputs_dir, f'X{options.scale}')
+        self._arch, self._suffix, self._number = options.arch, '_amp' * options.amp, 1
+        while os.path.exists(self._record):
+            self._number += 1
         if options.ifcontinue:
-            number -= 1
-            if not number:
-                raise ValueError(f'--ifcontinue: no run in {base}; leave it out to start one')
-        self.folder = self._name(base, number)
-        suffix = '_amp' if options.amp else ''
-        self.last = os.path.join(self.folder, f'{options.arch}_epoch_last{suffix}.pth')
-        self.best = os.path.join(self.folder, f'model_best{suffix}.pth')
+            self._number -= 1
+            if not self._number:
+                raise ValueError(f'--ifcontinue: no run in {self._base}; leave it out to start one')
 
-    @staticmethod
-    def _name(base, number):
-        return base if number == 1 else f'{base}_{number}'
+    @property
+    def folder(self):
+        return self._base if self._number == 1 else f'{self._base}_{self._number}'
+
+    @property
+    def last(self):
+        return os.path.join(self.folder, f'{self._arch}_epoch_last{self._suffix}.pth')
+
+    @property
+    def best(self):
+        return os.path.join(self.folder, f'model_best{self._suffix}.pth')
+
+    @property
+    def _record(self):
+        return os.path.join(self.folder, 'train.jsonl')
+
+    def claim(self):
+        """Make the folder; of runs that start at the same time each gets its own."""
+        while True:
+            os.makedirs(self.folder, exist_ok=True)
+            try:
+                open(self._record, 'x').close()
+                return
+            except FileExistsError:
+                self._number += 1
 
     @staticmethod
     def save(path, state, keep):
@@ -95,12 +113,10 @@ class Meter:
     Losses stay on the device until they are read, since reading waits for it; on CPU every loss is looked at at once.
     """
 
-    WARM_UP = 5  # steps not counted in the mean: memory is allocated, kernels are chosen or compiled
-
     def __init__(self, device, batch_size, batches):
         self._device, self._batch_size, self._batches = device, batch_size, batches
         self._pending, self._losses, self._running = [], [], None
-        self._seen, self._counted, self._counted_seconds = 0, 0, 0.0
+        self._intervals = []  # (steps, seconds) of each reading
         self._restart()
 
     def _restart(self):
@@ -110,13 +126,9 @@ class Meter:
     def count(self, step, loss):
         """A step has been given to the device."""
         self._pending.append((step, loss))
-        self._seen, self._steps = self._seen + 1, self._steps + 1
+        self._steps += 1
         if self._device.kind == 'cpu':
             self.check()
-        if self._seen == self.WARM_UP:
-            self.check()
-            self._restart()
-            self._counted, self._counted_seconds = 0, 0.0
 
     def check(self):
         """Raises ValueError naming the step whose loss is not finite, or EXPLODED times the running mean."""
@@ -137,8 +149,7 @@ class Meter:
         self.check()
         self._device.synchronize()
         seconds = max(time.perf_counter() - self._since - self._paused, 1e-9)
-        if self._seen > self.WARM_UP or not self._counted:
-            self._counted, self._counted_seconds = self._counted + self._steps, self._counted_seconds + seconds
+        self._intervals.append((self._steps, seconds))
         mean = torch.tensor(sum(self._losses) / max(len(self._losses), 1), device=self._device.torch)
         fields = {'loss': self._device.mean_over_ranks(mean).item(),
                   'images/sec': self._steps * self._batch_size / seconds,
@@ -156,8 +167,9 @@ class Meter:
 
     @property
     def seconds_per_step(self):
-        """Mean over the run after the warm-up (of a run that is no longer: over all of it)."""
-        return self._counted_seconds / self._counted if self._counted else math.nan
+        """Mean over all readings but the first, in which memory is allocated and kernels are chosen or compiled."""
+        steps, seconds = zip(*(self._intervals[1:] or self._intervals))
+        return sum(seconds) / sum(steps)
 
 
 class StopRequest:  # with StopRequest() as stop: ... if stop.asked: ...
