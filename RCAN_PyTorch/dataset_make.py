@@ -110,11 +110,11 @@ def main(argv=None):
     archives = {split: os.path.join(options.input_zip_path, name) for split, name in ARCHIVES.items()}
     there = {split: path for split, path in archives.items() if os.path.isfile(path)}
     if 'train' not in there:
-        raise ValueError(f'{archives["train"]}: no such file; --input_zip_path is the folder that holds {ARCHIVES["train"]}')
+        raise ValueError(f'{archives["train"]}: no such file; --input_zip_path is the folder that holds it')
     errors = []
     for split, path in there.items():
         count, failed = make(split, path, options)
-        print(f'{split}: {count} {"tiles" if split == "train" else "pictures"} in {split_folder(options, split)}')
+        print(f'{split_folder(options, split)}: {count} {"tiles" if split == "train" else "pictures"}')
         errors += failed
     if 'valid' not in there:
         print(f'{archives["valid"]} is not there: no validation pictures were made')

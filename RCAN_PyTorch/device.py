@@ -46,8 +46,8 @@ class Device:
         loss_scale: a number, held, or 'dynamic', which also grows. Both skip a step that overflows and halve the scale.
         """
         growing = loss_scale == 'dynamic'
-        settings = dict(init_scale=65536.0 if growing else float(loss_scale), growth_interval=2000 if growing else 2**31 - 1,
-                        enabled=dtype == torch.float16)
+        settings = {'init_scale': 65536.0 if growing else float(loss_scale),
+                    'growth_interval': 2000 if growing else 2**31 - 1, 'enabled': dtype == torch.float16}
         if self.kind == 'npu':
             return self._npu().npu.amp.GradScaler(**settings)
         if hasattr(torch.amp, 'GradScaler'):
@@ -120,8 +120,8 @@ def choose(name):
     if name not in KINDS:
         raise ValueError(f'unknown device {name!r}; known: auto, {", ".join(KINDS)}')
     if not available(name):
-        remedy = 'torch_npu and the CANN toolkit (test/env_npu.sh)' if name == 'npu' else 'a CUDA build of torch and a driver'
-        raise ValueError(f'--device={name}: none found here; it needs {remedy}, or choose --device=cpu')
+        needed = {'npu': 'torch_npu and the CANN toolkit (test/env_npu.sh)', 'gpu': 'a CUDA build of torch and a driver'}
+        raise ValueError(f'--device={name}: none found here; it needs {needed[name]}, or choose --device=cpu')
     return name
 
 

@@ -49,7 +49,8 @@ def compare(path, upscale, photo):
         hr = mod_crop(photo[:height * upscale.scale, :width * upscale.scale], upscale.scale)
         lr = imresize(hr, 1 / upscale.scale).astype(np.float32)
         theirs = session.run(None, {'image': lr.transpose(2, 0, 1)[None]})[0][0].transpose(1, 2, 0)
-        ours, theirs = (psnr(sr.clip(0, 255), hr, crop_border=upscale.scale, channel='y') for sr in (upscale(lr), theirs))
+        ours, theirs = (psnr(sr.clip(0, 255), hr, crop_border=upscale.scale, channel='y')
+                        for sr in (upscale(lr), theirs))
         scores.append((ours, theirs))
         if not abs(ours - theirs) <= TOLERANCE:
             raise ValueError(f'the exported file gives {theirs:.4f} dB on {lr.shape[1]}x{lr.shape[0]}, the network '
@@ -60,7 +61,7 @@ def compare(path, upscale, photo):
 def main(argv=None):
     parser = cli.Parser(description=__doc__)
     add = parser.add_argument
-    add('--checkpoint', required=True, help='checkpoint of main.py or of the port, authors\' .pt, BasicSR .pth')
+    add('--checkpoint', required=True, help="checkpoint of main.py or of the port, authors' .pt, BasicSR .pth")
     add('--output', required=True, help='file to write, .onnx')
     add('--opset', type=int, default=17, help='version of the ONNX operators, 13 or later')
     add('--photo', default=PHOTO, help='picture to compare on')
@@ -79,7 +80,8 @@ def main(argv=None):
         for ours, theirs in compare(path, upscale, photo):
             print(f'network {ours:.4f} dB, onnxruntime {theirs:.4f} dB')
     checkpoints.save(options.output, write)
-    print(f'written to {options.output}: x{upscale.scale}, opset {options.opset}, {os.path.getsize(options.output):,} bytes')
+    size = os.path.getsize(options.output)
+    print(f'written to {options.output}: x{upscale.scale}, opset {options.opset}, {size:,} bytes')
 
 
 if __name__ == '__main__':

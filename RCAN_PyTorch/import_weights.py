@@ -3,7 +3,7 @@
 Turns released RCAN weights into a checkpoint of this directory. Four dialects are recognised by their names:
 
     authors   yulunzhang/RCAN *.pt: head, body, tail, sub_mean, add_mean            style paper
-    BasicSR   *.pth: conv_first, body, conv_after_body, upsample, conv_last         style paper; params_ema before params
+    BasicSR   *.pth: conv_first, body, conv_after_body, upsample, conv_last         style paper; params_ema first
     port      the Ascend port and yjn870/RCAN-pytorch: sf, rgs, conv1, conv2        style port, `module.` or not
     ours      checkpoints of main.py; upscaler.py and test.py read all four directly
 """

@@ -24,7 +24,7 @@ from options import check, training_parser
 from training import Meter, Run, StopRequest, share_weights, start_finetuning
 from upscaler import Upscaler
 
-PROGRESS = ('step', 'best', 'ck_performance')  # what a checkpoint says of the run: ck_performance is [[PSNR, SSIM], ...]
+PROGRESS = ('step', 'best', 'ck_performance')  # of a run, in its checkpoints; ck_performance: [[PSNR, SSIM], ...]
 SIZE = ('scale', 'num_features', 'num_rg', 'num_rcab', 'reduction', 'style')  # options that make the network
 
 
@@ -184,8 +184,8 @@ def validate(model, options, pairs, run, log, state):
 def describe(model):
     weights = sum(p.numel() for p in model.network.parameters())
     precision = str(model.dtype).replace('torch.', '') if model.dtype else 'float32'
-    return (f'RCAN {model.network.style} x{model.network.scale}, {weights:,} weights, {precision} on {model.device.torch}, '
-            f'{model.device.world_size} process(es)')
+    return (f'RCAN {model.network.style} x{model.network.scale}, {weights:,} weights, {precision} on '
+            f'{model.device.torch}, {model.device.world_size} process(es)')
 
 
 def summarise(options, device, run, figures, started):
@@ -205,7 +205,7 @@ def summarise(options, device, run, figures, started):
 def spawn_ranks(options, argv):
     """--multiprocessing_distributed outside torchrun: become torchrun, with one process for each listed device."""
     if options.world_size > 1:
-        raise ValueError('--world_size above 1: start `torchrun --nnodes=... --nproc_per_node=... main.py ...` on each machine')
+        raise ValueError('--world_size above 1: start `torchrun --nnodes=N ... main.py ...` on each machine instead')
     program = [sys.executable, '-m', 'torch.distributed.run', '--standalone',
                f'--nproc_per_node={len(options.device_list)}', os.path.abspath(__file__), *argv]
     os.execv(sys.executable, program)

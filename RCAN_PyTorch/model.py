@@ -24,8 +24,9 @@ def conv(in_channels, out_channels, kernel_size=3):
 class CA(nn.Module):  # x * sigmoid(excite(relu(squeeze(mean over the picture))))
     def __init__(self, n_feats, reduction):
         super().__init__()
-        self.module = nn.Sequential(nn.AdaptiveAvgPool2d(1), conv(n_feats, n_feats // reduction, 1), nn.ReLU(inplace=True),
-                                    conv(n_feats // reduction, n_feats, 1), nn.Sigmoid())
+        squeezed = n_feats // reduction
+        self.module = nn.Sequential(nn.AdaptiveAvgPool2d(1), conv(n_feats, squeezed, 1), nn.ReLU(inplace=True),
+                                    conv(squeezed, n_feats, 1), nn.Sigmoid())
 
     def forward(self, x):  # [N,F,H,W]
         # a 1x1 convolution of one pixel is a matrix product: the same numbers without a convolution's set-up time

@@ -21,7 +21,7 @@ def training_parser(prog_doc):
 
 def _add_network(add):
     add('--arch', default='RCAN', help='network name, used in file names')
-    add('--style', default='paper', choices=STYLES, help="the authors' network (0..255, mean shift), or the port's (0..1)")
+    add('--style', default='paper', choices=STYLES, help="the authors' network, or the released port's")
     add('--scale', type=int, default=2, help='upscaling factor')
     add('--num_features', type=int, default=64, help='channels of the trunk')
     add('--num_rg', type=int, default=10, help='residual groups')
@@ -30,7 +30,7 @@ def _add_network(add):
 
 
 def _add_data(add):
-    add('--train_dataset_dir', required=True, help='DIV2K, a folder that holds it, HR/ with LR_bicubic/, or HR pictures')
+    add('--train_dataset_dir', required=True, help='DIV2K, what holds it, HR/ with LR_bicubic/, or HR pictures')
     add('--test_dataset_dir', default='', help='validation pictures, found likewise; empty: train without validation')
     add('--test_pictures', type=int, default=10, help='validate on the first so many pictures; 0: on all')
     add('--patch_size', type=int, default=48, help='LR patch side, pixels')

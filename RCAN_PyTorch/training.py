@@ -1,4 +1,4 @@
-"""What surrounds the training loop of main.py: the run's folder, its checkpoints, watching losses, speed and signals."""
+"""What surrounds the training loop of main.py: the folder of a run, its checkpoints, losses, speed and signals."""
 
 import contextlib
 import math
@@ -16,7 +16,7 @@ EXPLODED = 100.0  # a loss so many times its running mean is no longer training
 
 
 class Run:
-    """A folder OUTPUTS_DIR/X{scale}[_2, _3 ...] and the checkpoints in it: last and best. train.jsonl marks it as taken.
+    """A folder OUTPUTS_DIR/X{scale}[_2, _3 ...] with its checkpoints, last and best. train.jsonl marks it as taken.
 
     With --ifcontinue it is the newest run there is; else the first free name, which claim() takes.
     """

@@ -56,7 +56,7 @@ def add_options(add):
     add('--device', default='auto', choices=('auto', *KINDS), help='auto: the best there is')
     add('--device_id', type=int, default=0, help='index of the device')
     add('--amp', action='store_true', help='convolutions in 16 bit: bf16 where the device has it')
-    add('--self_ensemble', action='store_true', help='mean over 8 flips and turns (RCAN+ of the paper); 8 times the time')
+    add('--self_ensemble', action='store_true', help='mean over 8 flips and turns: RCAN+ of the paper')
     add('--halo', type=int, default=16, help='LR pixels of picture around a tile')
 
 

@@ -1,4 +1,4 @@
-"""Timing two functions side by side: these machines are noisy, so only ratios of neighbours in time are worth quoting."""
+"""Timing two functions side by side: machines are noisy, so only ratios of neighbours in time are worth quoting."""
 from __future__ import annotations
 
 import statistics
