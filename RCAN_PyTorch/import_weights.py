@@ -49,10 +49,10 @@ def _load(path):
     """What the file holds, tensors on the CPU; no code in it is run."""
     with open(path, 'rb'):  # a missing file is an OSError, not a broken checkpoint
         pass
-    if os.path.splitext(path)[1] == '.safetensors':
-        from safetensors.torch import load_file
-        return load_file(path)
     try:
+        if os.path.splitext(path)[1] == '.safetensors':
+            from safetensors.torch import load_file
+            return load_file(path)
         if hasattr(torch.serialization, 'safe_globals'):  # torch 2.4; port files hold scores as numpy numbers
             import numpy as np
             core = np.core if int(np.__version__.split('.')[0]) < 2 else np._core
@@ -63,7 +63,8 @@ def _load(path):
                 return torch.load(path, map_location='cpu', weights_only=True)
         return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # a damaged file raises anything in the unpickler
-        raise ValueError(f'{path}: not a checkpoint that can be read safely: {str(error).splitlines()[0]}') from None
+        reason = f'{type(error).__name__} {error}'.splitlines()[0]
+        raise ValueError(f'{path}: not a checkpoint that can be read safely: {reason}') from None
 
 
 def _unwrap(content, path):
@@ -74,7 +75,8 @@ def _unwrap(content, path):
         if inner is None:
             break
         content = inner
-    tensors = {k: v for k, v in content.items() if torch.is_tensor(v)} if isinstance(content, dict) else {}
+    named = content.items() if isinstance(content, dict) else ()
+    tensors = {k: v for k, v in named if isinstance(k, str) and torch.is_tensor(v)}
     if not tensors:
         raise ValueError(f'{path}: holds no weights; expected an RCAN of the authors, of BasicSR or of the port')
     if all(name.startswith('module.') for name in tensors):  # DistributedDataParallel; our names hold .module. inside
@@ -89,10 +91,12 @@ def _translate(tensors, path):
     if 'sf.weight' in tensors and attention:
         return ('ours' if 'sub_mean.weight' in tensors else 'port'), dict(tensors)
     if 'head.0.weight' in tensors and attention:
-        groups = 1 + max(int(n.split('.')[1]) for n in names if n.startswith('body.') and n.split('.')[2] == 'body')
+        indices = [re.match(r'body\.(\d+)\.body\.', name) for name in names]
+        groups = 1 + max((int(index[1]) for index in indices if index), default=-1)
         return 'authors', {_from_authors(name, groups): value for name, value in tensors.items()}
     if 'conv_first.weight' in tensors and attention:
-        blocks = 1 + max(int(n.split('.')[3]) for n in names if '.residual_group.' in n)
+        indices = [re.match(r'body\.\d+\.residual_group\.(\d+)\.', name) for name in names]
+        blocks = 1 + max((int(index[1]) for index in indices if index), default=-1)
         renamed = {_from_basicsr(name, blocks): value for name, value in tensors.items()}
         for name, sign in (('sub_mean', -1), ('add_mean', 1)):  # constants of its code, not in its files
             renamed[f'{name}.weight'] = torch.eye(3).view(3, 3, 1, 1)
