@@ -120,7 +120,7 @@ def choose(name):
     if name not in KINDS:
         raise ValueError(f'unknown device {name!r}; known: auto, {", ".join(KINDS)}')
     if not available(name):
-        needed = {'npu': 'torch_npu and the CANN toolkit (test/env_npu.sh)', 'gpu': 'a CUDA build of torch and a driver'}
+        needed = {'npu': 'torch_npu and the CANN toolkit (test/env_npu.sh)', 'gpu': 'a CUDA build of torch'}
         raise ValueError(f'--device={name}: none found here; it needs {needed[name]}, or choose --device=cpu')
     return name
 

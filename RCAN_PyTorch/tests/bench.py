@@ -35,7 +35,8 @@ def convolution_rate(device, dtype):
     """GFLOP/s of a 3x3 convolution of 64 channels, forward, in the device's layout."""
     layer = torch.nn.Conv2d(64, 64, 3, padding=1).to(device.torch, dtype, memory_format=device.memory_format)
     batch = 1 if device.kind == 'cpu' else 64
-    x = torch.randn(batch, 64, PICTURE, PICTURE, device=device.torch, dtype=dtype).to(memory_format=device.memory_format)
+    x = torch.randn(batch, 64, PICTURE, PICTURE, device=device.torch, dtype=dtype)
+    x = x.to(memory_format=device.memory_format)
 
     def run():
         with torch.inference_mode():
@@ -52,7 +53,7 @@ def plain_model(options, device):
 
 
 def report(what, unit, count, times, work, rates):
-    """One line per variant and the ratio; work: GFLOP of the call; rates: GFLOP/s of a bare convolution."""
+    """One line per variant, then the ratio; work: GFLOP of the call; rates: GFLOP/s of a bare convolution."""
     for name, seconds, rate in zip(('plain fp32', 'fast'), times, rates):
         print(f'{what} {name}: {count / seconds:.3f} {unit}, {work / seconds:.0f} GFLOP/s, '
               f'{work / seconds / rate:.0%} of the bare convolution')
