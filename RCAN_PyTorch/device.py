@@ -32,7 +32,8 @@ class Device:
     def half(self, wanted='auto'):
         """The 16-bit type for mixed precision: wanted 'bf16', 'fp16', or 'auto': bf16 where the device has it."""
         if wanted == 'auto':
-            has_bf16 = self.kind == 'cpu' or (self.kind == 'gpu' and torch.cuda.is_bf16_supported())
+            # not is_bf16_supported(), which says yes to cards below 8.0 that emulate it
+            has_bf16 = self.kind == 'cpu' or self.kind == 'gpu' and torch.cuda.get_device_capability(self.torch) >= (8, 0)
             wanted = 'bf16' if has_bf16 else 'fp16'  # an Ascend 910 multiplies in fp16
         return {'bf16': torch.bfloat16, 'fp16': torch.float16}[wanted]
 
@@ -89,7 +90,9 @@ class Device:
         if self.world_size == 1:
             return network
         ids = None if self.kind == 'cpu' else [self.torch.index]
-        return torch.nn.parallel.DistributedDataParallel(network, device_ids=ids, gradient_as_bucket_view=True)
+        # NpuFusedAdam gathers the gradients in a buffer of its own, so that they cannot lie in DDP's
+        return torch.nn.parallel.DistributedDataParallel(network, device_ids=ids,
+                                                         gradient_as_bucket_view=self.kind != 'npu')
 
     def close(self):
         """Leave the process group."""

@@ -72,7 +72,7 @@ def train_step(model, lr, hr):
     with model.device.autocast(model.dtype):
         sr = model.parallel(lr.float() * to_range)
     loss = F.l1_loss(sr.float(), hr.float() * to_range)
-    model.optimiser.zero_grad(set_to_none=True)
+    model.optimiser.zero_grad()  # to None, but NpuFusedAdam, which refuses that, keeps its buffer
     model.scaler.scale(loss).backward()
     model.scaler.step(model.optimiser)
     model.scaler.update()
