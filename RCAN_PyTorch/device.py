@@ -33,8 +33,8 @@ class Device:
         """The 16-bit type for mixed precision: wanted 'bf16', 'fp16', or 'auto': bf16 where the device has it."""
         if wanted == 'auto':
             # not is_bf16_supported(), which says yes to cards below 8.0 that emulate it
-            has_bf16 = self.kind == 'cpu' or self.kind == 'gpu' and torch.cuda.get_device_capability(self.torch) >= (8, 0)
-            wanted = 'bf16' if has_bf16 else 'fp16'  # an Ascend 910 multiplies in fp16
+            modern_gpu = self.kind == 'gpu' and torch.cuda.get_device_capability(self.torch) >= (8, 0)
+            wanted = 'bf16' if self.kind == 'cpu' or modern_gpu else 'fp16'  # an Ascend 910 multiplies in fp16
         return {'bf16': torch.bfloat16, 'fp16': torch.float16}[wanted]
 
     def autocast(self, dtype=None):
