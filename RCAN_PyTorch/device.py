@@ -30,12 +30,18 @@ class Device:
         return torch.contiguous_format if self.kind == 'npu' else torch.channels_last
 
     def half(self, wanted='auto'):
-        """The 16-bit type for mixed precision: wanted 'bf16', 'fp16', or 'auto': bf16 where the device has it."""
+        """The 16-bit type for mixed precision: wanted 'bf16', 'fp16', or 'auto': what the device multiplies natively.
+
+        None, that is fp32, for 'auto' on a processor that only emulates both, several times slower.
+        """
         if wanted == 'auto':
-            # not is_bf16_supported(), which says yes to cards below 8.0 that emulate it
-            modern_gpu = self.kind == 'gpu' and torch.cuda.get_device_capability(self.torch) >= (8, 0)
-            wanted = 'bf16' if self.kind == 'cpu' or modern_gpu else 'fp16'  # an Ascend 910 multiplies in fp16
-        return {'bf16': torch.bfloat16, 'fp16': torch.float16}[wanted]
+            if self.kind == 'cpu':
+                wanted = 'bf16' if cpu_has_bf16() else None
+            elif self.kind == 'gpu':  # not is_bf16_supported(), which says yes to cards below 8.0 that emulate it
+                wanted = 'bf16' if torch.cuda.get_device_capability(self.torch) >= (8, 0) else 'fp16'
+            else:
+                wanted = 'fp16'  # an Ascend 910 multiplies in fp16
+        return {'bf16': torch.bfloat16, 'fp16': torch.float16, None: None}[wanted]
 
     def autocast(self, dtype=None):
         """A context in which convolutions run in `dtype`; None: everything stays fp32."""
@@ -103,6 +109,15 @@ class Device:
     def _npu():
         import torch_npu
         return torch_npu
+
+
+def cpu_has_bf16():
+    """Whether the processor multiplies bf16 itself, by its flags: avx512_bf16 or amx_bf16 of x86-64, bf16 of aarch64."""
+    try:
+        with open('/proc/cpuinfo') as file:
+            return 'bf16' in file.read()
+    except OSError:
+        return False
 
 
 def available(kind):
