@@ -52,7 +52,7 @@ def build(options, device, resumed=None):
     if resumed:
         network.load_state_dict(resumed['model'])
     elif options.iffinetuning:
-        message = start_finetuning(network, size, options.finetuning_checkpoint_path)
+        message = start_finetuning(network, options.finetuning_checkpoint_path)
         if device.rank == 0:
             print(message)
     network.to(device.torch, memory_format=device.memory_format)

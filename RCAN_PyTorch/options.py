@@ -96,6 +96,9 @@ def check(options):
     for name in ('scale', 'patch_size', 'batch_size', 'num_epochs', 'workers', 'log_every', 'save_every', 'test_every'):
         if getattr(options, name) < 1:
             raise ValueError(f'--{name} {getattr(options, name)}: expected 1 or more')
+    for name in ('train_steps', 'test_pictures', 'lr_halve_epochs'):
+        if getattr(options, name) < 0:
+            raise ValueError(f'--{name} {getattr(options, name)}: expected 0 or more')
     if not options.lr > 0:
         raise ValueError(f'--lr {options.lr}: expected a positive number')
     if options.multiprocessing_distributed and options.device_id is not None:

@@ -10,7 +10,7 @@ import torch
 
 from common import checkpoints
 from import_weights import read_weights
-from model import RCAN
+from model import RCAN, size_of
 
 EXPLODED = 100.0  # a loss so many times its running mean is no longer training
 
@@ -78,12 +78,13 @@ def load_state(path):
     return state
 
 
-def start_finetuning(network, size, path):
+def start_finetuning(network, path):
     """Copy the weights of any readable checkpoint into the network; of another scale, all but the upsampler.
 
     Raises ValueError for a trunk of another size or style.
     """
     weights, found, dialect = read_weights(path)
+    size = size_of(network.state_dict())  # as it is read from weights, where one width has several reductions
     differing = [f'{key} {found[key]} (here {size[key]})' for key in size if key != 'scale' and found[key] != size[key]]
     if differing:
         raise ValueError(f'{path}: cannot fine-tune from it, its network has {", ".join(differing)}')
