@@ -17,6 +17,7 @@ from model import RCAN
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = {'num_features': 8, 'num_rg': 1, 'num_rcab': 1, 'reduction': 4}
 TINY = dict(SIZE, patch_size=8, batch_size=4, workers=1, device='cpu', log_every=1)
+LAST, BEST = 'RCAN_epoch_last.pth', 'model_best.pth'  # checkpoints of a run in fp32
 TEST_DEVICE_ID = '97'  # launchers file their logs under it, in test/output/97
 
 
@@ -70,6 +71,11 @@ def train(data, tmp_path):
     return run
 
 
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / 'out'
+
+
 def tiny(scale=2, style='paper', seed=1, **size):
     """A tiny RCAN with weights that no initialisation gives (the mean shifts keep theirs)."""
     torch.manual_seed(seed)
@@ -120,3 +126,19 @@ def python(script, **options):
 def random_picture(height, width, seed=0):
     """float32 RGB [H,W,3] in 0..255."""
     return np.random.default_rng(seed).uniform(0, 255, (height, width, 3)).astype(np.float32)
+
+
+def state_of(path):
+    """What a checkpoint holds."""
+    return torch.load(path, weights_only=True)
+
+
+def refused(capsys, train, *words, **options):
+    """The training ends with ValueError, OSError or exit 2, and with those words; returns all it said."""
+    with pytest.raises((ValueError, OSError, SystemExit)) as error:
+        train(**options)
+    text = str(error.value) if error.type is not SystemExit else capsys.readouterr().err
+    assert error.type is not SystemExit or error.value.code == 2
+    for word in words:
+        assert word in text
+    return text
