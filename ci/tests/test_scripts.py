@@ -1,0 +1,111 @@
+"""ci/test.sh, ci/smoke.sh and .ci/run go on past a failure, say who failed, and end with the right status."""
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = {
+    'ci/check_layout.py': 'print("layout was checked")\n',
+    'ci/report.py': 'import sys\n\nprint("report of", *sys.argv[2:])\n',
+    'common/make_sample.py': 'import os\nimport sys\n\nos.makedirs(sys.argv[1])\n',
+    'common/tests/test_a.py': 'import os\n\nimport pytest\n\n\ndef test_here():\n'
+                              '    assert os.path.basename(os.getcwd()) == "common"\n\n\n@pytest.mark.slow\n'
+                              'def test_slowly():\n    raise RuntimeError("the slow one ran")\n',
+    'Good_A/tests/test_a.py': 'def test_a():\n    pass\n',
+    'Good_A/tests/smoke.sh': 'echo "out of A"; echo "$1" >"$2/said"; test ! -e "$2/old"; ! read -r line\n',
+    'Weak_B/tests/test_b.py': 'def test_b():\n    raise RuntimeError("B is weak")\n',
+    'Weak_B/tests/smoke.sh': 'echo "out of B" >&2; exit 7\n',
+    'pyproject.toml': '[tool.pytest.ini_options]\nmarkers = ["slow: x"]\n',
+}
+
+
+@pytest.fixture
+def root(tmp_path):
+    root = tmp_path / 'a checkout'
+    for name, text in FILES.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    for name in ('ci/env.sh', 'ci/test.sh', 'ci/smoke.sh', '.ci/run'):
+        (root / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, root / name)
+    (root / '.venv' / 'bin').mkdir(parents=True)  # as if the user had made it
+    (root / '.venv' / 'bin' / 'python').write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (root / '.venv' / 'bin' / 'python').chmod(0o755)
+    return root
+
+
+def bash(root, *command):
+    """(exit status, output) of a script, started in another folder."""
+    environment = {name: value for name, value in os.environ.items() if name not in ('RUN_SLOW', 'PYTHON')}
+    done = subprocess.run(['bash', str(root / command[0]), *command[1:]], cwd=root.parent, env=environment,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=120)
+    return done.returncode, done.stdout.decode()
+
+
+def verdicts(output):
+    closing = output[output.rindex('====\n'):].splitlines()[1:]
+    return [line.split()[:-2] for line in closing]
+
+
+def test_tests_of_all_directories(root):
+    status, output = bash(root, 'ci/test.sh')
+    assert status == 1
+    assert verdicts(output) == [['passed', 'ruff'], ['passed', 'shell', 'syntax'], ['passed', 'layout'],
+                                ['passed', 'Good_A'], ['FAILED', 'Weak_B'], ['passed', 'common']]
+    assert 'B is weak' in output and '1 passed, 1 deselected' in output and 'layout was checked' in output
+
+
+def test_tests_of_one_directory_and_slow_ones(root):
+    assert bash(root, 'ci/test.sh', 'Good_A/')[0] == 0
+    status, output = bash(root, 'ci/test.sh', '--slow', 'common')
+    assert status == 1 and 'the slow one ran' in output and 'Good_A' not in output
+
+
+def test_a_shell_script_that_does_not_parse(root):
+    (root / 'Good_A' / 'broken.sh').write_text('if\n')
+    status, output = bash(root, 'ci/test.sh', 'Good_A')
+    assert status == 1 and './Good_A/broken.sh: line 2: syntax error' in output
+    assert ['FAILED', 'shell', 'syntax'] in verdicts(output) and ['passed', 'Good_A'] in verdicts(output)
+
+
+@pytest.mark.parametrize('script, known', [('ci/test.sh', 'Good_A Weak_B common'), ('ci/smoke.sh', 'Good_A Weak_B')])
+def test_an_unknown_directory(root, script, known):
+    status, output = bash(root, script, 'Good_A', 'God_A')
+    assert status == 2 and "error: 'God_A' has no tests" in output and f'known: {known}\n' in output
+
+
+def test_smoke_runs_of_all_directories(root):
+    (root / 'output' / 'smoke' / 'Good_A').mkdir(parents=True)
+    (root / 'output' / 'smoke' / 'Good_A' / 'old').touch()
+    status, output = bash(root, 'ci/smoke.sh')
+    smoke = root / 'output' / 'smoke'
+    assert status == 1 and 'error: Weak_B/tests/smoke.sh ended with status 7' in output
+    assert output.endswith('====\nreport of Good_A Weak_B\n')
+    assert (smoke / 'Good_A' / 'said').read_text() == f'{smoke}/data\n'
+    assert (smoke / 'Good_A' / 'smoke.log').read_text() == 'out of A\n' and 'out of A\n' in output
+    assert (smoke / 'Weak_B' / 'smoke.log').read_text() == 'out of B\n'
+    assert '"status": 7' in (smoke / 'Weak_B' / 'result.json').read_text()
+
+
+def test_the_smoke_run_of_one_directory(root):
+    status, output = bash(root, 'ci/smoke.sh', 'Good_A')
+    assert status == 0 and output.endswith('report of Good_A\n') and 'Weak_B' not in output
+
+
+def test_ci_runs_both_and_fails_when_either_does(root):
+    status, output = bash(root, '.ci/run')
+    assert status == 1 and 'passed  common' in output and 'report of Good_A Weak_B' in output
+    (root / 'Weak_B' / 'tests' / 'test_b.py').write_text('def test_b():\n    pass\n')
+    assert bash(root, '.ci/run')[0] == 1  # the smoke run still fails
+    (root / 'Weak_B' / 'tests' / 'smoke.sh').write_text('true\n')
+    assert bash(root, '.ci/run')[0] == 0
+
+
+@pytest.mark.parametrize('script', ['ci/env.sh', 'ci/test.sh', 'ci/smoke.sh'])
+def test_help(script):
+    status, output = bash(ROOT, script, '--help')
+    assert status == 0 and f'bash {script}' in output
