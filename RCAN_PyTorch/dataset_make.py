@@ -13,6 +13,7 @@ Run it again after an interruption, and it goes on where it stopped.
 import os
 import tempfile
 import zipfile
+import zlib
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
@@ -45,7 +46,7 @@ def cut(name, archive, folder, scale, tile):
     """Write the tiles of one picture, or the whole picture where tile is 0. Returns how many, or an error's text."""
     stem = os.path.splitext(os.path.basename(name))[0]
     marker = os.path.join(folder, '.done', f'{stem}_{tile}')
-    if os.path.exists(marker):
+    if os.path.exists(marker) and os.path.getsize(marker):  # an empty one is of a run that was killed as it wrote it
         with open(marker) as file:
             return int(file.read())
     try:
@@ -61,7 +62,7 @@ def cut(name, archive, folder, scale, tile):
             box = [part // scale for part in (y, y + height, x, x + width)]
             images.write(os.path.join(folder, 'LR_bicubic', f'X{scale}', f'{label}x{scale}.png'),
                          lr[box[0]:box[1], box[2]:box[3]])
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+    except (ValueError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: encrypted
         return f'{name}: {error}'
     with open(marker, 'w') as file:  # last: an interrupted picture is cut again
         file.write(str(len(boxes)))
@@ -107,6 +108,9 @@ def main(argv=None):
     add('--patch_size', type=int, default=48, help='LR side of a tile, pixels')
     add('--workers', type=int, default=os.cpu_count(), help='processes')
     options = parser.parse_args(argv)
+    for name in ('scale', 'patch_size', 'workers'):
+        if getattr(options, name) < 1:
+            raise ValueError(f'--{name} {getattr(options, name)}: expected 1 or more')
     archives = {split: os.path.join(options.input_zip_path, name) for split, name in ARCHIVES.items()}
     there = {split: path for split, path in archives.items() if os.path.isfile(path)}
     if 'train' not in there:
