@@ -23,7 +23,7 @@ class Upscaler:
         self.network, self.scale, self._device, self._dtype = network, network.scale, device, dtype
 
     def __call__(self, lr):
-        lr = np.asarray(lr, np.float32)
+        lr = np.ascontiguousarray(lr, np.float32)  # torch takes no flipped views
         if lr.ndim != 3 or lr.shape[2] != 3 or 0 in lr.shape:
             raise ValueError(f'a picture of shape {lr.shape}; expected RGB [H,W,3]')
         with torch.inference_mode(), self._device.autocast(self._dtype):
