@@ -108,12 +108,16 @@ class RCAN(nn.Module):
         self.conv2 = conv(num_features, 3)
 
     def forward(self, x):
+        fp32 = torch.autocast(x.device.type, enabled=False)  # in bf16 a picture in 0..255 would lose its last bit
         if self.style == 'paper':
-            x = self.sub_mean(x)
+            with fp32:
+                x = self.sub_mean(x)
         x = self.sf(x)  # [N,F,H,W]
         x = x + self.conv1(self.rgs(x))
-        x = self.conv2(self.upscale(x))  # [N,3,sH,sW]
-        return self.add_mean(x) if self.style == 'paper' else x
+        x = self.upscale(x)  # [N,F,sH,sW]
+        with fp32:
+            x = self.conv2(x.float())  # [N,3,sH,sW]
+            return self.add_mean(x) if self.style == 'paper' else x
 
 
 def size_of(state_dict):
