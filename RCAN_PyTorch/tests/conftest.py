@@ -102,20 +102,20 @@ def checkpoint(tmp_path_factory):
     return path
 
 
-def start(*command, **environment):
-    """A program in the model's folder, its output in pipes."""
-    return subprocess.Popen([str(word) for word in command], cwd=ROOT, env=dict(os.environ, **environment), text=True,
+def start(*command, folder=ROOT, **environment):
+    """A program, its output in pipes."""
+    return subprocess.Popen([str(word) for word in command], cwd=folder, env=dict(os.environ, **environment), text=True,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
-def call(*command, **environment):
-    """Runs a program to its end: an object with returncode, stdout and stderr."""
-    process = start(*command, **environment)
-    try:
-        process.stdout_text, process.stderr_text = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    return subprocess.CompletedProcess(command, process.returncode, process.stdout_text, process.stderr_text)
+def call(*command, **more):
+    """Runs a program to its end: an object with returncode, stdout and stderr; `more` is for start."""
+    with start(*command, **more) as process:
+        try:
+            output, errors = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 def python(script, **options):

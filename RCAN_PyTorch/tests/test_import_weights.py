@@ -199,7 +199,7 @@ class Bomb:
 @pytest.mark.parametrize('write', [
     lambda content, path: torch.save(content, path),
     lambda content, path: torch.save(content, path, _use_new_zipfile_serialization=False),
-    lambda content, path: path.write_bytes(pickle.dumps(content))], ids=['zip', 'torch-0.4', 'pickle'])
+    lambda content, path: path.write_bytes(pickle.dumps(content, protocol=2))], ids=['zip', 'torch-0.4', 'pickle'])
 def test_no_code_in_a_file_is_run(write, tmp_path):
     path, marker = tmp_path / 'RCAN.pth', tmp_path / 'executed'
     write({'model': tiny().state_dict(), 'best': Bomb(marker)}, path)

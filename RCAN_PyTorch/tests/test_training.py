@@ -1,6 +1,5 @@
 """main.py: what it learns, writes and records; fine-tuning; the options and pictures that it refuses."""
 import json
-import os
 import shutil
 
 import numpy as np
@@ -192,8 +191,9 @@ def test_compiled_groups_share_the_weights():
     assert training.share_weights(network, {}, False) is network
 
 
-@pytest.mark.skipif(not (os.environ.get('RUN_SLOW') and shutil.which('g++')), reason='RUN_SLOW=1 and g++ (20 s)')
-def test_compiled_training(train, out):
+@pytest.mark.skipif(not shutil.which('g++'), reason='torch.compile needs g++ on the CPU')
+def test_compiled_training(train, out, tmp_path, monkeypatch):
+    monkeypatch.setenv('TORCHINDUCTOR_CACHE_DIR', str(tmp_path / 'inductor'))
     train(train_steps=4)
     assert train(train_steps=4, compile=True) == 0
     one, two = (state_of(out / name / LAST)['model'] for name in ('X2', 'X2_2'))
