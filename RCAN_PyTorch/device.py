@@ -112,7 +112,7 @@ class Device:
 
 
 def cpu_has_bf16():
-    """Whether the processor multiplies bf16 itself, by its flags: avx512_bf16 or amx_bf16 of x86-64, bf16 of aarch64."""
+    """Whether the processor multiplies bf16 itself, by its flags: avx512_bf16, amx_bf16, or bf16 of aarch64."""
     try:
         with open('/proc/cpuinfo') as file:
             return 'bf16' in file.read()

@@ -8,10 +8,12 @@ Turns released RCAN weights into a checkpoint of this directory. Four dialects a
     ours      checkpoints of main.py; upscaler.py and test.py read all four directly
 """
 
+import contextlib
 import hashlib
 import os
 import re
 
+import numpy as np
 import torch
 
 from common import checkpoints, cli
@@ -53,18 +55,27 @@ def _load(path):
         if os.path.splitext(path)[1] == '.safetensors':
             from safetensors.torch import load_file
             return load_file(path)
-        if hasattr(torch.serialization, 'safe_globals'):  # torch 2.4; port files hold scores as numpy numbers
-            import numpy as np
-            core = np.core if int(np.__version__.split('.')[0]) < 2 else np._core
-            harmless = [core.multiarray.scalar, np.dtype, type(np.dtype('f8')), type(np.dtype('f4'))]
-            if core.__name__ == 'numpy._core':
-                harmless.append((core.multiarray.scalar, 'numpy.core.multiarray.scalar'))
-            with torch.serialization.safe_globals(harmless):
-                return torch.load(path, map_location='cpu', weights_only=True)
-        return torch.load(path, map_location='cpu', weights_only=True)
+        with _numpy_scalars_allowed():
+            return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # a damaged file raises anything in the unpickler
         reason = f'{type(error).__name__} {error}'.splitlines()[0]
+        if 'numpy' in str(error) and _torch_version() < (2, 6):
+            reason = f'it holds numpy numbers, which torch {torch.__version__} cannot; 2.6 or later can'
         raise ValueError(f'{path}: not a checkpoint that can be read safely: {reason}') from None
+
+
+def _numpy_scalars_allowed():
+    """A context in which weights_only takes numpy numbers: the port's files hold their scores as such."""
+    if _torch_version() < (2, 6):
+        return contextlib.nullcontext()
+    scalar = np.float64(0).__reduce__()[0]
+    return torch.serialization.safe_globals([
+        (scalar, 'numpy.core.multiarray.scalar'), (scalar, 'numpy._core.multiarray.scalar'),  # numpy 1 and 2
+        np.dtype, type(np.dtype('f8')), type(np.dtype('f4'))])
+
+
+def _torch_version():
+    return tuple(int(part) for part in torch.__version__.split('.')[:2])
 
 
 def _unwrap(content, path):

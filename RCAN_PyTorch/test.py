@@ -15,7 +15,7 @@ def main(argv=None):
     parser = cli.Parser(description=__doc__)
     add = parser.add_argument
     add('--test_dataset_dir', required=True, help='folder that holds the set, or the set itself')
-    add('--dataset', default='', help='Set5, Set14, B100, Urban100, Manga109, DIV2K ...; or empty')
+    add('--dataset', default='', help='Set5, B100, DIV2K ... below that folder; empty: the folder is the set')
     add('--checkpoint_path', required=True, help="checkpoint of main.py or of the port, authors' .pt, BasicSR .pth")
     add('--outputs_dir', required=True, help='pictures and metrics.json go to OUTPUTS_DIR/X{scale}/{dataset}')
     add('--arch', default='RCAN', help='network name, as printed')

@@ -32,7 +32,8 @@ def said(done):
 
 
 def train_options(data, out):
-    return (f'--data_path={data}', f'--output_path={out}', '--device=cpu', '--batch_size=4', '--train_steps=3')
+    return (f'--data_path={data}', f'--output_path={out}', '--device=cpu', '--batch_size=4', '--train_steps=3',
+            '--lr=3e-4')
 
 
 @pytest.mark.parametrize('script', LAUNCHERS)
@@ -80,7 +81,8 @@ def test_train_full_1p(data, tmp_path):
     assert f'device id is {TEST_DEVICE_ID}' in done.stdout and 'Final Performance images/sec : ' in done.stdout
     state = state_of(out / 'X2' / 'RCAN_epoch_last_amp.pth')
     assert state['step'] == 3 and len(state['ck_performance']) == 1 and (out / 'X2' / 'model_best_amp.pth').exists()
-    assert [r['step'] for r in read_records(out / 'X2' / 'train.jsonl')] == [1, 2, 3]
+    records = read_records(out / 'X2' / 'train.jsonl')
+    assert [(r['step'], r['learning_rate']) for r in records] == [(1, 3e-4), (2, 3e-4), (3, 3e-4)]
     log = (LOGS / f'train_{TEST_DEVICE_ID}.log').read_text()
     assert 'epoch=1 step=3/3' in log and 'Final Val PSNR : ' in log and 'protocol=y/crop2' in log
     summary = (LOGS / 'RCAN_bs4_1p_acc.log').read_text()
@@ -104,6 +106,7 @@ def test_train_finetuning_1p_and_device_id(data, checkpoint, tmp_path):
         assert 'device id is 96' in done.stdout and 'all layers kept' in done.stdout
         assert (folder / 'train_96.log').exists() and (folder / 'RCAN_bs4_1p_perf.log').exists()
         assert state_of(tmp_path / 'out' / 'X2' / LAST)['step'] == 3
+        assert read_records(tmp_path / 'out' / 'X2' / 'train.jsonl')[-1]['learning_rate'] == 3e-4
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
