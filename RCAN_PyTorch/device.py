@@ -65,7 +65,7 @@ class Device:
         """Adam(0.9, 0.999, eps 1e-8), in one fused kernel where the device has it."""
         if self.kind == 'npu':
             return self._npu().optim.NpuFusedAdam(parameters, lr=learning_rate)
-        fused = self.kind == 'gpu' or _version() >= (2, 4)  # fused on CPU since 2.4
+        fused = self.kind == 'gpu' or torch_version() >= (2, 4)  # fused on CPU since 2.4
         return torch.optim.Adam(parameters, lr=learning_rate, fused=fused)
 
     def synchronize(self):
@@ -165,5 +165,6 @@ def open_device(name='auto', device_id=0, device_list=None):
     return Device(kind, device, rank, world_size)
 
 
-def _version():
-    return tuple(int(part) for part in torch.__version__.split('+')[0].split('.')[:2])
+def torch_version():
+    """(major, minor) of the installed torch."""
+    return tuple(int(part) for part in torch.__version__.split('.')[:2])

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from common import checkpoints, cli
+from device import torch_version
 from model import RCAN, RGB_MEAN, size_of
 
 KNOWN_FILES = {'f567f8560fde71ba0973a7fe472a42f2': 'RCAN_BIX2.pt of the authors (x2, bicubic)'}  # by MD5
@@ -59,23 +60,19 @@ def _load(path):
             return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # a damaged file raises anything in the unpickler
         reason = f'{type(error).__name__} {error}'.splitlines()[0]
-        if 'numpy' in str(error) and _torch_version() < (2, 6):
+        if 'numpy' in str(error) and torch_version() < (2, 6):
             reason = f'it holds numpy numbers, which torch {torch.__version__} cannot; 2.6 or later can'
         raise ValueError(f'{path}: not a checkpoint that can be read safely: {reason}') from None
 
 
 def _numpy_scalars_allowed():
     """A context in which weights_only takes numpy numbers: the port's files hold their scores as such."""
-    if _torch_version() < (2, 6):
+    if torch_version() < (2, 6):
         return contextlib.nullcontext()
     scalar = np.float64(0).__reduce__()[0]
     return torch.serialization.safe_globals([
         (scalar, 'numpy.core.multiarray.scalar'), (scalar, 'numpy._core.multiarray.scalar'),  # numpy 1 and 2
         np.dtype, type(np.dtype('f8')), type(np.dtype('f4'))])
-
-
-def _torch_version():
-    return tuple(int(part) for part in torch.__version__.split('.')[:2])
 
 
 def _unwrap(content, path):

@@ -19,7 +19,7 @@ def main(argv=None):
     add('--checkpoint_path', required=True, help="checkpoint of main.py or of the port, authors' .pt, BasicSR .pth")
     add('--outputs_dir', required=True, help='pictures and metrics.json go to OUTPUTS_DIR/X{scale}/{dataset}')
     add('--arch', default='RCAN', help='network name, as printed')
-    add('--tile', type=int, default=0, help='side of the tiles, LR pixels; 0: whole pictures, as the scores are defined')
+    add('--tile', type=int, default=0, help='side of the tiles, LR pixels; 0: whole pictures, as the papers do')
     add_options(add)
     options = parser.parse_args(argv)
     upscale, scale = load_with(options, options.checkpoint_path, options.tile)
