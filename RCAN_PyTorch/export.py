@@ -62,10 +62,11 @@ def main(argv=None):
     parser = cli.Parser(description=__doc__)
     add = parser.add_argument
     add('--checkpoint', required=True, help="checkpoint of main.py or of the port, authors' .pt, BasicSR .pth")
-    add('--output', required=True, help='file to write, .onnx')
+    add('--output', default='', help='file to write, .onnx; empty: the name of the checkpoint with that extension')
     add('--opset', type=int, default=17, help='version of the ONNX operators, 13 or later')
     add('--photo', default=PHOTO, help='picture to compare on')
     options = parser.parse_args(argv)
+    options.output = options.output or os.path.splitext(options.checkpoint)[0] + '.onnx'
     if os.path.splitext(options.output)[1] != '.onnx' or options.opset < 13:
         raise ValueError(f'--output {options.output} --opset {options.opset}: expected a name in .onnx and 13 or more')
     try:

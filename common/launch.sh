@@ -39,7 +39,8 @@ declare -A _kind=() _default=() _meaning=() _words=()  # of each option; _kind: 
 option() { _declare option "$@"; }                        # NAME DEFAULT MEANING [path] [required]
 switch() { _declare switch "$1" '' "$2"; }                # NAME MEANING
 synonym() { _declare synonym "$1" "$2" "same as --$2"; }  # NAME OPTION: another name of an option
-positional() { _positionals+=("$1"); _declare positional "$1" '' "${@:2}"; }  # NAME MEANING [path] [required]
+# NAME MEANING [path] [required]: an argument without a name, which --NAME=VALUE may also give
+positional() { _positionals+=("$1"); _declare positional "$1" '' "${@:2}"; }
 
 _declare() {  # KIND NAME DEFAULT MEANING [WORD...]
   _names+=("$2") _kind[$2]=$1 _default[$2]=$3 _meaning[$2]=$4 _words[$2]=" ${*:5} "
@@ -56,13 +57,14 @@ parse_options() {  # "$@" of the launcher
       --) forwarded=("${@:2}"); break ;;
       -?*)
         _name=${1%%=*} _name=${_name#--} _value=''  # an empty value counts as missing
-        [[ $_name =~ ^[A-Za-z][A-Za-z0-9_]*$ && ${_kind[$_name]:-positional} != positional ]] || _unknown "${1%%=*}"
+        [[ $_name =~ ^[A-Za-z][A-Za-z0-9_]*$ && -n ${_kind[$_name]:-} ]] || _unknown "${1%%=*}"
         [[ ${_kind[$_name]} != synonym ]] || _name=${_default[$_name]}
         if [[ $1 == *=* ]]; then _value=${1#*=}
         elif [[ ${_kind[$_name]} == switch ]]; then _value=true
         elif [[ ${2:---} != --* ]]; then _value=$2; shift  # a value that begins with -- needs the = form
         fi ;;
       *)
+        while (( _given < ${#_positionals[@]} )) && [[ -n ${!_positionals[_given]} ]]; do ((++_given)); done
         (( _given < ${#_positionals[@]} )) || usage_error "'$1' is one argument too many"
         _name=${_positionals[_given++]} _value=$1 ;;
     esac
