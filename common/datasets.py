@@ -9,7 +9,7 @@ the set's own folder: DIV2K, DIV2K_train_HR, Set5, Set5/HR, reds. Folder names a
                 SR/baby.png + LR/x2/baby.png (BSRN); GTmod12/baby.png + LRbicx2/baby.png (BasicSR)
                 HR/Set5/x2/baby_HR_x2.png + LR/LRBI/Set5/x2/baby_LRBI_x2.png (RCAN)
                 image_SRF_2/baby_SRF_2_HR.png + baby_SRF_2_LR.png; plain Set5/*.bmp, for which the LR is made
-    REDS        images/000/truth + images/000/blur4 (EDVR port)
+    REDS        images/000/truth + images/000/blur4 (EDVR port), or images/truth/000 + images/blur4/000 (its `prefix`)
                 train/train_sharp/000 + train/train_sharp_bicubic/X4/000, and val likewise
                 GT/calendar + BIx4/calendar (Vid4 and other test clips)
 """
@@ -86,8 +86,8 @@ def find_reds(root, split):
         clips = [c for c in clips if wanted in ('every', 'REDS4' if c.name in REDS4 else 'others')]
         if clips:
             return _whole_clips(clips)
-    layouts = ('images/<clip>/truth', 'train/train_sharp/<clip>', 'train_sharp/<clip>', 'val/val_sharp/<clip>',
-               'val_sharp/<clip>', 'GT/<clip>')
+    layouts = ('images/<clip>/truth', 'images/truth/<clip>', 'train/train_sharp/<clip>', 'train_sharp/<clip>',
+               'val/val_sharp/<clip>', 'val_sharp/<clip>', 'GT/<clip>')
     places = [os.path.join(home, layout) for home in _reds_homes(root) for layout in layouts]
     raise ValueError(f'{root}: no REDS clips for {split!r}; looked for:{_lines(places)}')
 
@@ -153,7 +153,7 @@ def locate_benchmark(root, name, scale):
     for folder in filter(None, map(_existing, folders)):
         hr_folder = _first_with_pictures(_hr_places(folder, scale))
         if hr_folder:
-            return _hr_pictures(hr_folder), _first_folder(lr_places(hr_folder, scale, 'bicubic'))
+            return hr_pictures(hr_folder), _first_folder(lr_places(hr_folder, scale, 'bicubic'))
     raise ValueError(f'{root}: no benchmark set {name!r}; looked for pictures, HR/, GTmod12/, SR/ with LR/, '
                      f'image_SRF_{scale}/ or x{scale}/ in:{_lines(folders)}{_what_is_there(root)}')
 
@@ -164,7 +164,7 @@ def locate_pairs(path, scale):
     places = _hr_places(path, scale)
     hr_folder = _first_with_pictures(places)
     if hr_folder and os.path.basename(hr_folder).lower() != 'div2k_train_hr':
-        return _hr_pictures(hr_folder), _first_folder(lr_places(hr_folder, scale, 'bicubic'))
+        return hr_pictures(hr_folder), _first_folder(lr_places(hr_folder, scale, 'bicubic'))
     try:
         return locate_div2k(path, 'train', scale)
     except ValueError as error:
@@ -189,12 +189,13 @@ def match(hr, lr_folder, scale):
     """([Pair] of the HR pictures whose LR is there, [HR paths whose LR is not]); without a folder every lr is None."""
     if lr_folder is None:
         return [Pair(_base(path, scale), path, None) for path in hr], []
-    there = {os.path.splitext(os.path.basename(path))[0]: path for path in images.list_pictures(lr_folder)}
+    truth = set(hr)  # image_SRF_2/ holds both
+    there = {path.stem: path for path in images.list_pictures(lr_folder) if path not in truth}
     pairs, missing = [], []
     for path in hr:
-        base = _base(path, scale)
+        base, stem = _base(path, scale), os.path.splitext(os.path.basename(path))[0]
         names = (f'{base}x{scale}', f'{base}_x{scale}', f'{base}_LRBI_x{scale}', f'{base}_SRF_{scale}_LR',
-                 f'{base}_LR', f'{base}_LR_x{scale}', base)
+                 f'{base}_LR', f'{base}_LR_x{scale}', base, f'{stem}x{scale}', stem)
         lr = next((there[name] for name in names if name in there), None)
         if lr is None:
             missing.append(path)
@@ -212,6 +213,7 @@ def reds_layouts(root):
         if clips:
             yield 'all', clips
         for part, hr_place, lr_places in (
+                ('all', 'images/truth', ('images/blur4',)),
                 ('train', 'train/train_sharp', ('train/train_sharp_bicubic/X4',)),
                 ('train', 'train_sharp', ('train_sharp_bicubic/X4',)),
                 ('val', 'val/val_sharp', ('val/val_sharp_bicubic/X4',)),
@@ -264,7 +266,7 @@ def _first_folder(places):
 
 
 def _first_with_pictures(places):
-    return next((folder for folder in filter(None, map(_existing, places)) if _hr_pictures(folder)), None)
+    return next((folder for folder in filter(None, map(_existing, places)) if hr_pictures(folder)), None)
 
 
 def _hr_places(folder, scale):
@@ -289,7 +291,8 @@ def lr_places(hr_folder, scale, kind):
     return [os.path.join(beside, place) for place in (f'LR_{kind}/X{scale}', f'LR/X{scale}', f'LRbicx{scale}')]
 
 
-def _hr_pictures(folder):
+def hr_pictures(folder):
+    """Sorted paths of the HR pictures in a folder: all pictures, save where a layout keeps LR pictures beside them."""
     paths = images.list_pictures(folder)
     if re.fullmatch('(image_srf_|x)[0-9]+', os.path.basename(folder).lower()):
         return [path for path in paths if re.search('_HR(_x[0-9]+)?$', os.path.splitext(path)[0])]

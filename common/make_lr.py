@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # `common` is imported from there
 
 from common import cli, images  # noqa: E402
-from common.datasets import lr_places  # noqa: E402
+from common.datasets import hr_pictures, lr_places  # noqa: E402
 from common.logs import Progress  # noqa: E402
 from common.resize import imresize, mod_crop  # noqa: E402
 
@@ -75,7 +75,7 @@ def main(argv=None):
     args = parser.parse_args(argv)
     if min(args.scales) < 2 or args.workers < 1:
         raise ValueError(f'--scales {args.scales} --workers {args.workers}: expected scales from 2, workers from 1 on')
-    pictures = images.list_pictures(args.folder)
+    pictures = hr_pictures(args.folder)
     if not pictures:
         raise ValueError(f'{args.folder}: no pictures; expected files ending in {" ".join(images.EXTENSIONS)}')
     written, problems = make_all(pictures, sorted(set(args.scales)), args.workers)

@@ -45,11 +45,15 @@ def sample(tmp_path_factory):
 @pytest.mark.parametrize('hr, lr', [
     ('DIV2K_train_HR/0001.png', 'DIV2K_train_LR_bicubic/X3/0001x3.png'),
     ('Set5/HR/baby.bmp', 'Set5/LR_bicubic/X3/babyx3.png'),
-    ('pictures/a.png', 'pictures/LR_bicubic/X3/ax3.png')])
+    ('pictures/a.png', 'pictures/LR_bicubic/X3/ax3.png'),
+    ('Set5/HR/baby_HR.png', 'Set5/LR_bicubic/X3/baby_HRx3.png'),
+    ('HR/Set5/x3/baby_HR_x3.png', 'LR/LRBI/Set5/x3/baby_HR_x3x3.png'),
+    ('Set5/image_SRF_3/baby_SRF_3_HR.png', 'Set5/image_SRF_3/baby_SRF_3_HRx3.png')])
 def test_make_lr_writes_where_the_resolver_looks(tmp_path, hr, lr):
     image = put(tmp_path / hr, 25, 37)
-    status, out, _ = script('make_lr.py', (tmp_path / hr).parent, '--scales', 2, 3)
-    assert status == 0 and '2 LR pictures written for 1 of 1' in out
+    for written in (2, 0):  # the second run does not take LR pictures for HR ones
+        status, out, _ = script('make_lr.py', (tmp_path / hr).parent, '--scales', 2, 3)
+        assert status == 0 and f'{written} LR pictures written for 1 of 1' in out
     assert np.array_equal(images.read(tmp_path / lr), imresize(mod_crop(image, 3), 1 / 3))
     (pair,) = find_pairs((tmp_path / hr).parent, 3)
     assert str(pair.lr) == str(tmp_path / lr) and load_pair(pair, 3)[1].shape == (24, 36, 3)

@@ -190,6 +190,14 @@ def test_reds_in_the_layout_of_the_port(tmp_path):
     assert str(find_reds(tmp_path, 'train')[0].lr).endswith('001/blur4')
 
 
+def test_reds_with_the_kind_of_frame_above_the_clips(tmp_path):
+    for clip in ('000', '001'):
+        put_clip(tmp_path / 'reds' / 'images' / 'truth' / clip, tmp_path / 'reds' / 'images' / 'blur4' / clip)
+    for root in (tmp_path, tmp_path / 'reds', tmp_path / 'reds' / 'images'):
+        assert names(find_reds(root, 'train')) == ['001'] and names(find_reds(root, 'val')) == ['000']
+    assert str(find_reds(tmp_path, 'train')[0].lr).endswith('images/blur4/001')
+
+
 @pytest.mark.parametrize('train, val', [('train', 'val'), ('', '')])
 def test_reds_as_it_is_downloaded(tmp_path, train, val):
     train, val = tmp_path / 'REDS' / train, tmp_path / 'REDS' / val
