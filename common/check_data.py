@@ -118,6 +118,8 @@ def main(argv=None):
     parser.add_argument('path', help='the folder that holds DIV2K/, benchmark/, reds/, or a set itself')
     parser.add_argument('--scale', type=int, nargs='+', default=[2, 3, 4], help='scales whose LR is checked')
     args = parser.parse_args(argv)
+    if min(args.scale) < 2:
+        raise ValueError(f'--scale {args.scale}: expected scales from 2 on')
     sets = reds_sets(args.path)
     try:
         sets = picture_sets(args.path, sorted(set(args.scale))) + sets

@@ -25,6 +25,7 @@ Clip = namedtuple('Clip', 'name hr lr')  # the same for two folders of frames
 
 DIV2K_FOLDERS = ('DIV2K', '')  # below a root: its own folder, or the root is it
 ALIASES = (('B100', 'BSD100', 'BSDS100', 'CBSD100'),)
+WELL_KNOWN = ('set5', 'set14', 'b100', 'bsd100', 'bsds100', 'cbsd100', 'urban100', 'manga109')
 REDS4 = ('000', '011', '015', '020')  # held out of training by the EDVR paper, 5.1
 _REDS_SPLITS = {  # which clips of a layout (see reds_layouts) make a split
     'all': {'train': 'others', 'val': 'REDS4', 'REDS4': 'REDS4'}, 'train': {'train': 'others', 'REDS4': 'REDS4'},
@@ -173,14 +174,16 @@ def locate_pairs(path, scale):
 
 
 def list_benchmarks(root):
-    """Sorted names of the benchmark sets below the root: any pictures in benchmark/, elsewhere folders with HR/."""
+    """Sorted names of the benchmark sets below the root: with HR/, or, if well known or in benchmark/, plain."""
     found = set()
     for home in _homes(_folder(root)):
         for parent, plain in (('benchmark', True), ('benchmarks', True), ('HR', False), ('', False)):
             for name in _folders(_existing(os.path.join(home, parent))):
                 folder = os.path.join(_existing(os.path.join(home, parent)), name)
                 places = [place for s in (2, 3, 4, 8) for place in _hr_places(folder, s)]
-                if _first_with_pictures(places if plain else [p for p in places if p != folder]):
+                if not (plain or name.lower() in WELL_KNOWN):
+                    places = [place for place in places if place != folder]
+                if _first_with_pictures(places):
                     found.add(name)
     return sorted(name for name in found if not name.lower().startswith(('div2k', 'reds', 'lr', 'images')))
 

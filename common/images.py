@@ -90,9 +90,13 @@ def write(path, image):
 
 
 def list_pictures(folder):
-    """Sorted paths of the pictures in `folder`, by extension in any case; hidden files and subfolders are left out."""
+    """Sorted paths of the pictures in `folder`, by extension in any case; hidden files and subfolders are left out.
+
+    A link that leads nowhere is a picture that is missing: it stays, so that reading it names it.
+    """
     return sorted(path for path in Path(folder).iterdir()
-                  if path.suffix.lower() in EXTENSIONS and not path.name.startswith('.') and path.is_file())
+                  if path.suffix.lower() in EXTENSIONS and not path.name.startswith('.')
+                  and (path.is_file() or not path.exists()))
 
 
 def to_uint8(x):

@@ -8,6 +8,7 @@ where it was stopped. Exit status 1 when pictures could not be used; they are na
 import os
 import signal
 import sys
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # `common` is imported from there
@@ -26,7 +27,10 @@ def lr_path(hr, scale):
 
 def make(hr, scales):
     """Writes the LR of an HR path for each scale unless a readable one of that size is there; returns how many."""
-    height, width = images.size(hr)
+    try:
+        height, width = images.size(hr)
+    except OSError as error:  # missing behind a link, or not ours to read: of no concern to the other pictures
+        raise ValueError(f'{hr}: {error.strerror}') from None
     todo = [scale for scale in scales if not _is_there(lr_path(hr, scale), (height // scale, width // scale))]
     picture = images.read(hr, channels=3) if todo else None
     for scale in todo:
@@ -78,7 +82,12 @@ def main(argv=None):
     pictures = hr_pictures(args.folder)
     if not pictures:
         raise ValueError(f'{args.folder}: no pictures; expected files ending in {" ".join(images.EXTENSIONS)}')
-    written, problems = make_all(pictures, sorted(set(args.scales)), args.workers)
+    stems = Counter(path.stem for path in pictures)
+    twins = [f'{path}: another picture is called {path.stem}, too, and both would have one LR; rename one'
+             for path in pictures if stems[path.stem] > 1]
+    single = [path for path in pictures if stems[path.stem] == 1]
+    written, problems = make_all(single, sorted(set(args.scales)), args.workers)
+    problems += twins
     folder = os.path.dirname(os.path.dirname(lr_path(pictures[0], args.scales[0])))
     print(f'{folder}: {written} LR pictures written for {len(pictures) - len(problems)} of {len(pictures)} HR pictures')
     for problem in problems:

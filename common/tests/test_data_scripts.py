@@ -85,6 +85,16 @@ def test_make_lr_names_bad_pictures_and_does_the_rest(tmp_path):
     assert [path.name for path in (tmp_path / 'LR_bicubic' / 'X2').iterdir()] == ['goodx2.png']
 
 
+def test_make_lr_names_dead_links_and_pictures_of_one_name(tmp_path):
+    for name in ('good.png', 'twin.png', 'twin.bmp'):
+        put(tmp_path / 'HR' / name)
+    (tmp_path / 'HR' / 'link.png').symlink_to(tmp_path / 'nowhere.png')
+    status, out, err = script('make_lr.py', tmp_path / 'HR', '--scales', 2)
+    assert status == 1 and '1 LR pictures written for 1 of 4' in out
+    assert all(name in err for name in ('link.png: No such file', 'twin.png: another', 'twin.bmp: another'))
+    assert [path.name for path in (tmp_path / 'LR_bicubic' / 'X2').iterdir()] == ['goodx2.png']
+
+
 def test_make_lr_refuses(tmp_path):
     for arguments, text in (((tmp_path,), 'no pictures'), ((tmp_path / 'absent',), 'absent'),
                             ((tmp_path, '--scales', 1), '--scales'),
@@ -178,6 +188,17 @@ def test_check_data_names_every_fault(tmp_path):
         'missing blur4/00000002.png', 'missing 001/truth'}
     assert status == 1 and '8 problems' in out and 'x4' in out and 'LR is made when needed' in out
     assert state(tmp_path) == before
+
+
+def test_check_data_looks_into_plain_sets_and_behind_links(tmp_path):
+    put(tmp_path / 'Urban100' / 'HR' / 'img_001.png')
+    put(tmp_path / 'set5' / 'baby.bmp')
+    (tmp_path / 'set5' / 'bird.bmp').write_bytes(b'no picture')
+    (tmp_path / 'set5' / 'head.bmp').symlink_to(tmp_path / 'nowhere.bmp')
+    put(tmp_path / 'holiday' / 'beach.png')  # not a test set
+    status, out, _ = script('check_data.py', tmp_path, '--scale', 2)
+    assert status == 1 and '4 pictures decoded, 2 problems' in out
+    assert 'bird.bmp' in out and 'head.bmp' in out and 'holiday' not in out
 
 
 def test_check_data_of_one_set_and_of_none(tmp_path):
