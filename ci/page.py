@@ -85,7 +85,8 @@ def section(run):
     verdict = '<span class="bad-text">FAILED</span>' if failed else '<span class="good">passed</span>'
     banner = f'<div class="banner bad">{text("; ".join(run["problems"]))}</div>' if failed else ''
     last = run['steps'][-1] if run['steps'] else {}
-    speed = f' · {last["images/sec"]:.1f} images/s in training' if 'images/sec' in last else ''
+    rate = last.get('images/sec')
+    speed = f' · {rate:.1f} images/s in training' if isinstance(rate, (int, float)) else ''
     curve = f'<h3>Training loss</h3>{loss_curve(run["steps"])}' if run['steps'] else ''
     exports = ''.join(f'<p class="soft">Exported: {text(name)}, {size:,} bytes</p>' for name, size in run['exports'])
     options = [(key, value) for key, value in run['options'].items() if key != 'kind']

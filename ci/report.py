@@ -40,8 +40,8 @@ COLUMNS = ('directory', 'result', 'device', 'steps', 'loss first', 'loss last', 
 
 def gather(folder, data):
     """What the run of one directory left, as a dict for `row` and the page; 'problems' names what is missing."""
-    run = json.loads((folder / 'result.json').read_text(encoding='utf-8'))
-    run.update(name=folder.name, problems=[], options={}, steps=[], sets=[], log=tail(folder / 'smoke.log'),
+    run = dict(result(folder / 'result.json'), name=folder.name, problems=[], options={}, steps=[], sets=[],
+               log=tail(folder / 'smoke.log'),
                exports=[(str(path.relative_to(folder)), path.stat().st_size)
                         for path in sorted(folder.glob('export/**/*')) if path.is_file()])
     if run['status']:
@@ -53,12 +53,35 @@ def gather(folder, data):
     if not run['steps']:
         run['problems'].append('no steps in train/**/train.jsonl')
     for path in sorted(folder.glob('eval/**/metrics.json')):
-        metrics = json.loads(path.read_text(encoding='utf-8'))
-        run['sets'].append({'metrics': metrics, 'protocol': metrics['protocols'][0],
-                            **crops(metrics, path.parent, data)})
+        try:
+            metrics, protocol = scores(path)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            run['problems'].append(f'{path.relative_to(folder)} is not as common/evaluation.py writes it: '
+                                   f'{type(error).__name__}: {error}')
+            continue
+        run['sets'].append({'metrics': metrics, 'protocol': protocol, **crops(metrics, path.parent, data)})
     if not any(shown['metrics']['pictures'] for shown in run['sets']):
         run['problems'].append('no scores in eval/**/metrics.json')
     return run
+
+
+def result(path):
+    """{'status', 'seconds'} as ci/smoke.sh writes them; words that say so when it did not."""
+    try:
+        return {key: int(json.loads(path.read_text(encoding='utf-8'))[key]) for key in ('status', 'seconds')}
+    except (OSError, ValueError, LookupError, TypeError):
+        return {'status': 'unknown: no whole result.json', 'seconds': '-'}
+
+
+def scores(path):
+    """(metrics, first protocol) of a metrics.json all of whose scores are there; an exception of some kind if not."""
+    metrics = json.loads(path.read_text(encoding='utf-8'))
+    protocol, rows = metrics['protocols'][0], metrics['pictures']
+    shown = [*rows, *(row['bicubic'] for row in rows), *([metrics['mean'], metrics['bicubic']] if rows else [])]
+    for part in shown:
+        float(part[protocol]['psnr'])
+    metrics = dict(metrics, dataset=str(metrics['dataset']), scale=int(metrics['scale']))
+    return metrics, protocol
 
 
 def is_number(value):

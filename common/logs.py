@@ -70,7 +70,8 @@ def read_records(path, kind='step'):
     records = [record for record in records if isinstance(record, dict) and record.get('kind') == kind]
     if kind != 'step':
         return records
-    return sorted({record['step']: record for record in records}.values(), key=lambda record: record['step'])
+    steps = {record['step']: record for record in records if isinstance(record.get('step'), (int, float))}
+    return [steps[step] for step in sorted(steps)]
 
 
 def plain(value):

@@ -65,11 +65,21 @@ def test_the_page(smoke):
     (lambda folder: (folder / 'result.json').write_text('{"status": 3, "seconds": 1}'), 'ended with status 3'),
     (lambda folder: (folder / 'train/X2/train.jsonl').unlink(), 'no steps in train/**/train.jsonl'),
     (lambda folder: (folder / 'train/X2/train.jsonl').write_text('{"kind": "step", "st'), 'no steps in train/'),
+    (lambda folder: (folder / 'train/X2/train.jsonl').write_text('{"kind": "step", "loss": 1.0}'), 'no steps in train/'),
     (lambda folder: (folder / 'eval/X2/metrics.json').unlink(), 'no scores in eval/**/metrics.json'),
+    (lambda folder: (folder / 'result.json').write_text('{"sta'), 'no whole result.json'),
+    (lambda folder: (folder / 'result.json').unlink(), 'no whole result.json'),
+    (lambda folder: (folder / 'eval/X2/metrics.json').write_text('{"pictures": ['), 'metrics.json is not as'),
+    (lambda folder: (folder / 'eval/X2/metrics.json').write_text('[{"psnr": 30.1}]'), 'metrics.json is not as'),
+    (lambda folder: (folder / 'eval/X2/metrics.json').write_text(
+        '{"dataset": "reds", "scale": 4, "protocols": ["rgb/crop0"], "pictures": [{"rgb/crop0": {"psnr": 30.1}}]}'),
+     'it: KeyError'),
 ])
 def test_what_went_wrong_is_told(smoke, harm, expected, capsys):
     harm(smoke / 'MODEL')
-    assert report.main([str(smoke)]) == 1
+    (smoke / 'SECOND').mkdir()
+    (smoke / 'SECOND' / 'result.json').write_text('{"status": 0, "seconds": 1}')
+    assert report.main([str(smoke), 'MODEL', 'SECOND']) == 1
     output, text = capsys.readouterr().out, (smoke / 'report.html').read_text(encoding='utf-8')
     assert 'error: MODEL: ' in output and expected in output and 'FAILED' in output
     assert 'banner bad' in text and expected in text and '<details open>' in text
