@@ -53,7 +53,7 @@ class PictureStore:  # uint8 RGB pictures, back to back in one memory-mapped fil
 
         prepare: Prepare to apply to each decoded picture. Any number of processes may call this at once: one decodes,
         the others wait; a killed decoder leaves nothing that is mistaken for a store. ValueError: pictures that cannot
-        be decoded, by name. OSError: the folder cannot be written, or has no space for the bytes named.
+        be decoded, by name. OSError: the store is not there yet and the folder cannot be written, or lacks the space.
         """
         pictures = [os.path.abspath(path) for path in pictures]
         if not pictures:
@@ -77,7 +77,7 @@ class PictureStore:  # uint8 RGB pictures, back to back in one memory-mapped fil
 
 @contextlib.contextmanager
 def _locked(base, mode):
-    with open(base + '.lock', 'a') as file:
+    with open(base + '.lock', 'r' if mode == fcntl.LOCK_SH and os.path.exists(base + '.lock') else 'a') as file:
         fcntl.flock(file, mode)  # the kernel releases it when the holder dies
         yield
 

@@ -65,7 +65,7 @@ def test_the_page(smoke):
     (lambda folder: (folder / 'result.json').write_text('{"status": 3, "seconds": 1}'), 'ended with status 3'),
     (lambda folder: (folder / 'train/X2/train.jsonl').unlink(), 'no steps in train/**/train.jsonl'),
     (lambda folder: (folder / 'train/X2/train.jsonl').write_text('{"kind": "step", "st'), 'no steps in train/'),
-    (lambda folder: (folder / 'train/X2/train.jsonl').write_text('{"kind": "step", "loss": 1.0}'), 'no steps in train/'),
+    (lambda folder: (folder / 'train/X2/train.jsonl').write_text('{"kind": "step", "loss": 1}'), 'no steps in train/'),
     (lambda folder: (folder / 'eval/X2/metrics.json').unlink(), 'no scores in eval/**/metrics.json'),
     (lambda folder: (folder / 'result.json').write_text('{"sta'), 'no whole result.json'),
     (lambda folder: (folder / 'result.json').unlink(), 'no whole result.json'),

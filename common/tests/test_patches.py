@@ -66,6 +66,18 @@ def test_store_holds_the_pictures_and_is_not_decoded_twice(pictures, tmp_path, m
     assert not list((tmp_path / 'cache').glob('*.tmp'))
 
 
+def test_a_finished_store_is_read_where_nothing_can_be_written(pictures, tmp_path, monkeypatch):
+    def read_only(path, mode='r', **options):
+        if set(mode) & set('aw+'):
+            raise PermissionError(13, 'Permission denied', path)
+        return open(path, mode, **options)
+    PictureStore.open(pictures, tmp_path)
+    monkeypatch.setattr(patches, 'open', read_only, raising=False)
+    assert equal(PictureStore.open(pictures, tmp_path), decoded(pictures))
+    with pytest.raises(PermissionError):
+        PictureStore.open(pictures[:2], tmp_path)
+
+
 def test_preparations_have_stores_of_their_own(pictures, tmp_path):
     half = Prepare('half', lambda path, image: image[::2, ::2])
     plain = PictureStore.open(pictures, tmp_path)
