@@ -21,7 +21,7 @@ from dataset import open_batches, open_sampler, protocols, test_pairs
 from device import Device, open_device
 from model import RCAN
 from options import check, training_parser
-from training import Meter, Run, StopRequest, share_weights, start_finetuning
+from training import Meter, Run, StopRequest, restore, share_weights, start_finetuning
 from upscaler import Upscaler
 
 PROGRESS = ('step', 'best', 'ck_performance')  # of a run, in its checkpoints; ck_performance: [[PSNR, SSIM], ...]
@@ -60,18 +60,22 @@ def build(options, device, resumed=None):
     optimiser = device.adam([p for p in network.parameters() if p.requires_grad], options.lr)
     scaler = device.scaler(dtype, options.loss_scale)
     if resumed:
-        optimiser.load_state_dict(resumed['optimizer'])
-        scaler.load_state_dict(resumed['scaler'])
+        restore(optimiser, scaler, resumed)
     parallel = device.parallel(share_weights(network, size, options.compile))
     return Model(device, dtype, network, parallel, optimiser, scaler)
 
 
-def train_step(model, lr, hr):
-    """One step of Adam on the mean absolute error; lr [b,3,p,p], hr [b,3,sp,sp] uint8. Returns the loss, detached."""
+def loss_of(model, network, lr, hr):
+    """The mean absolute error, in the network's range, of uint8 patches lr [b,3,p,p] and hr [b,3,sp,sp]."""
     to_range = model.network.rgb_range / 255
     with model.device.autocast(model.dtype):
-        sr = model.parallel(lr.float() * to_range)
-    loss = F.l1_loss(sr.float(), hr.float() * to_range)
+        sr = network(lr.float() * to_range)
+    return F.l1_loss(sr.float(), hr.float() * to_range)
+
+
+def train_step(model, lr, hr):
+    """One step of Adam; lr [b,3,p,p], hr [b,3,sp,sp] uint8. Returns the loss before it, detached."""
+    loss = loss_of(model, model.parallel, lr, hr)
     model.optimiser.zero_grad()  # to None, but NpuFusedAdam, which refuses that, keeps its buffer
     model.scaler.scale(loss).backward()
     model.scaler.step(model.optimiser)
@@ -103,8 +107,8 @@ def train(options, device, run):
                 log.step({'epoch': epoch, 'step': (step, total), 'learning_rate': learning_rate, **fields,
                           'eta': (total - step) * options.batch_size / fields['images/sec']})
             if step % options.save_every == 0 or at_epoch or at_end or stop.asked:
-                with meter.pause():
-                    meter.check()
+                with meter.pause(), torch.no_grad():
+                    meter.check(step, loss_of(model, model.network, lr, hr))  # never save weights that a step has ruined
                     save(run.last, model, state, options)
             if stop.asked and device.rank == 0:
                 log.line(f'stopped after step {step}; --ifcontinue goes on from there')
@@ -219,12 +223,11 @@ def main(argv=None):
         spawn_ranks(options, argv)
     run = Run(options)
     device = open_device(options.device, options.device_id, options.device_list)
-    try:
-        status, figures = train(options, device, run)
-    finally:
-        device.close()
+    status, figures = train(options, device, run)
     if device.rank == 0 and figures:
         summarise(options, device, run, figures, started)
+    if status == 0:  # rank 0 was asked to stop: the others wait for its gradients, and torchrun ends them
+        device.close()
     return status
 
 

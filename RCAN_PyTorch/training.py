@@ -18,7 +18,7 @@ EXPLODED = 100.0  # a loss so many times its running mean is no longer training
 class Run:
     """A folder OUTPUTS_DIR/X{scale}[_2, _3 ...] with its checkpoints, last and best. train.jsonl marks it as taken.
 
-    With --ifcontinue it is the newest run there is; else the first free name, which claim() takes.
+    With --ifcontinue it is the newest run with a checkpoint; else the first free name, which claim() takes.
     """
 
     def __init__(self, options):
@@ -27,9 +27,15 @@ class Run:
         while os.path.exists(self._record):
             self._number += 1
         if options.ifcontinue:
+            self._find_newest()
+
+    def _find_newest(self):
+        """Go down to the newest run that has a checkpoint: a later one may have ended before its first."""
+        while not (checkpoints.versions(self.last) or checkpoints.versions(self.best)):
             self._number -= 1
             if not self._number:
-                raise ValueError(f'--ifcontinue: no run in {self._base}; leave it out to start one')
+                raise ValueError(f'--ifcontinue: no run with a checkpoint in {self._base} ({os.path.basename(self.last)}); '
+                                 'leave it out to start one')
 
     @property
     def folder(self):
@@ -95,6 +101,18 @@ def start_finetuning(network, path):
             + ('all layers kept' if same_scale else f'all kept but the upsampler, which is new for x{size["scale"]}'))
 
 
+def restore(optimiser, scaler, resumed):
+    """Load the state of both from a checkpoint, which may be of another device, precision or torch."""
+    groups = optimiser.state_dict()['param_groups']  # the saved ones name the kernel (fused) of where they were made
+    optimiser.load_state_dict({'state': resumed['optimizer']['state'], 'param_groups': groups})
+    for parameter, state in optimiser.state.items():
+        for name, value in state.items():
+            if torch.is_tensor(value) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter).copy_(value)  # the fused kernel reads memory, not indices
+    if resumed['scaler']:  # empty: the run was not in fp16
+        scaler.load_state_dict(resumed['scaler'])
+
+
 def share_weights(network, size, compiled):
     """A second RCAN over the same parameters, its residual groups compiled; the first one stays free for any size."""
     if not compiled:
@@ -131,18 +149,22 @@ class Meter:
         if self._device.kind == 'cpu':
             self.check()
 
-    def check(self):
-        """Raises ValueError naming the step whose loss is not finite, or EXPLODED times the running mean."""
-        if not self._pending:
+    def check(self, *after):
+        """Raises ValueError naming the step whose loss is not finite, or EXPLODED times the running mean.
+
+        after: a step and the loss that its weights give, looked at too but not counted.
+        """
+        pending = self._pending + [after] * bool(after)
+        if not pending:
             return
-        values = torch.stack([loss for _, loss in self._pending]).float().tolist()
-        for (step, _), value in zip(self._pending, values):
+        values = torch.stack([loss for _, loss in pending]).float().tolist()
+        for (step, _), value in zip(pending, values):
             if not math.isfinite(value) or (self._running and value > EXPLODED * self._running):
                 raise ValueError(f'step {step}: the loss is {value:g}, its running mean was {self._running or 0:g}; '
                                  'stopped, the last checkpoint is from before. A smaller --lr helps, or '
                                  '--amp_dtype=bf16, or a lower --loss_scale')
             self._running = value if self._running is None else 0.9 * self._running + 0.1 * value
-        self._losses += values
+        self._losses += values[:len(self._pending)]
         self._pending = []
 
     def read(self):

@@ -214,3 +214,19 @@ def test_full_disk_keeps_the_earlier_checkpoint(name, train, data, out, monkeypa
             ifcontinue=True)
     assert (out / 'X2' / name).read_bytes() == before
     assert not [found for found in os.listdir(out / 'X2') if '.tmp' in found]
+
+
+def test_resuming_from_another_layout_kernel_and_precision(train, out):
+    """A checkpoint of an NPU (contiguous), of an older torch (not fused) or in bf16 (no scaler) goes on as ours."""
+    train(train_steps=6)
+    train(train_steps=3)
+    path = out / 'X2_2' / LAST
+    state = state_of(path)
+    state['optimizer']['param_groups'][0].update(fused=None, foreach=True)
+    for moments in state['optimizer']['state'].values():
+        moments.update({name: value.contiguous() for name, value in moments.items()})
+    torch.save(state, path)
+    train(train_steps=6, ifcontinue=True)
+    assert_equal_state(path, out / 'X2' / LAST)
+    train(train_steps=3, amp=True, amp_dtype='bf16')
+    assert train(train_steps=6, amp=True, amp_dtype='fp16', ifcontinue=True) == 0
