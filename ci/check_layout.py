@@ -57,6 +57,7 @@ def findings(root):
         yield from (f'{name}: {message}' for message in check_files(root / name, MODELS[name]))
         yield from (f'{name}/{message}' for message in check_launchers(root / name))
         yield from check_headings(root / name / 'README.md', name)
+        yield from check_flags(root / name)
     for path in texts(root):
         yield from check_links(path, root)
         yield from commands.check(path, root, missing=set(MODELS) - set(there))
@@ -100,6 +101,32 @@ def check_launchers(directory):
                                 stderr=subprocess.STDOUT)
         if syntax.returncode:
             yield syntax.stdout.decode(errors='replace').splitlines()[0]  # begins with the file's name and the line
+
+
+def check_flags(directory):
+    """Findings about flags that a model's texts name, and that none of its launchers and programs takes.
+
+    The section on differences is left out: it speaks of the released port's flags, too.
+    """
+    named = [(path, *item) for path in sorted(directory.glob('*.md'))
+             for item in commands.named_flags(path, leave_out='Differences from the released port').items()]
+    for program in programs(directory):  # launchers first: they answer at once, Python imports its framework
+        named = [(path, flag, line) for path, flag, line in named if flag in commands.unknown(program, [flag])]
+        if not named:
+            return
+    yield from (f'{directory.name}/{path.name}:{line}: no launcher or program of this directory takes {flag}'
+                for path, flag, line in named)
+
+
+def programs(directory):
+    """The launchers, then the Python programs, of a model directory."""
+    launchers = sorted({path for pattern in LAUNCHERS for path in directory.glob(pattern)})
+    roles = [directory / part.split(' (')[0] for cell in MODELS[directory.name] for part in cell.split(', ')]
+    others = [*sorted(directory.glob('*.py')), directory / 'tests' / 'bench.py']
+    scripts = [path for path in dict.fromkeys([*roles, *others]) if path.suffix == '.py' and path.is_file()]
+    return ([path for path in launchers if path.relative_to(directory).as_posix() in FILES
+             or '/common/launch.sh"' in path.read_text(encoding='utf-8', errors='replace')]
+            + [path for path in scripts if '__main__' in path.read_text(encoding='utf-8', errors='replace')])
 
 
 def check_headings(path, name):

@@ -1,7 +1,8 @@
-"""The commands that a Markdown file tells its readers to type: do their programs exist and take their flags?
+"""The commands and flags that a Markdown file tells its readers to type: do the programs exist and take the flags?
 
 Read are the fenced blocks marked bash, sh, shell, console or not at all. Looked at are `bash X.sh ...`,
 `python X.py ...` and `torchrun ... X.py ...`; what such a program takes is what its own --help prints.
+In the text and its tables, `code` that begins with a flag is read.
 """
 import functools
 import os
@@ -38,8 +39,24 @@ def check(path, root, missing):
                         for flag in unknown(program, forwarded))
 
 
+def named_flags(path, leave_out):
+    """{flag: line} of what `code` beginning with a flag names outside fenced blocks and the section `leave_out`."""
+    flags, heading = {}, ''
+    for number, line in enumerate(without_blocks(path.read_text(encoding='utf-8')).splitlines(), 1):
+        heading = line if line.startswith('## ') else heading
+        if not heading.startswith(f'## {leave_out}'):
+            for code in re.findall('`(--[^`]+)`', line):
+                flags.update((flag, number) for flag in FLAG.findall(code) if flag not in flags)
+    return flags
+
+
 def without_code(text):
-    """The Markdown with the lines of its fenced blocks and its `code` left empty, so that line numbers stay."""
+    """The Markdown with its fenced blocks and its `code` left empty, so that line numbers stay."""
+    return re.sub('`[^`\n]*`', '', without_blocks(text))
+
+
+def without_blocks(text):
+    """The Markdown with the lines of its fenced blocks left empty."""
     lines, fence = [], None
     for line in text.splitlines():
         mark = FENCE.match(line)
@@ -48,7 +65,7 @@ def without_code(text):
         elif fence is not None:
             fence = None if line.strip().startswith(fence) else fence
         else:
-            lines.append(re.sub('`[^`]*`', '', line))
+            lines.append(line)
             continue
         lines.append('')
     return '\n'.join(lines)

@@ -7,7 +7,7 @@ import pytest
 from ci import check_layout, commands
 
 LAUNCHER = '#!/usr/bin/env bash\necho "  --data_path=X  where the data lies"\nexit\n  run "$python" main.py "$@"\n'
-PROGRAM = 'print("  --scale N")\n'
+PROGRAM = 'if __name__ == "__main__":\n    print("  --scale N")\n'
 README = '## ' + '\n\n## '.join(check_layout.HEADINGS) + '''
 
 ```bash
@@ -73,6 +73,16 @@ def test_a_spoilt_file(root, place, old, new, expected):
     spoil(root / 'RCAN_PyTorch' / place, old, new)
     [finding] = check_layout.findings(root)
     assert expected in finding
+
+
+def test_flags_in_the_text_and_its_tables(root):
+    readme = root / 'RCAN_PyTorch' / 'README.md'
+    spoil(readme, '## Options', '## Options\n\n| `--scale`, `--size` | 2 |\n`-- --data_path=x`, `pip --quiet`')
+    spoil(readme, '## Differences from the released port', '## Differences from the released port\n\n`--gone`')
+    (readme.parent / 'README_CN.md').write_text('`--scale=4`\n`--scales=4`\n')
+    chinese, english = sorted(check_layout.findings(root), reverse=True)
+    assert english == 'RCAN_PyTorch/README.md:21: no launcher or program of this directory takes --size'
+    assert chinese == 'RCAN_PyTorch/README_CN.md:2: no launcher or program of this directory takes --scales'
 
 
 def test_headings_out_of_order(root):
