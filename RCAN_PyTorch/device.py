@@ -101,8 +101,11 @@ class Device:
                                                          gradient_as_bucket_view=self.kind != 'npu')
 
     def close(self):
-        """Leave the process group."""
+        """Leave the process group, when all ranks have come here: a rank must not end while its peers still need it,
+        nor while gloo's threads hold on to tensors, which aborts the interpreter.
+        """
         if dist.is_initialized():
+            dist.barrier()
             dist.destroy_process_group()
 
     @staticmethod

@@ -110,7 +110,7 @@ def _translate(tensors, path):
             renamed[f'{name}.weight'] = torch.eye(3).view(3, 3, 1, 1)
             renamed[f'{name}.bias'] = sign * 255 * torch.tensor(RGB_MEAN)
         return 'BasicSR', renamed
-    guess = 'an EDSR' if {'head.0.weight', 'conv_first.weight'} & set(names) else 'another network'
+    guess = 'an EDSR' if any(re.match(r'body\.0\.(body\.0|conv1)\.weight', n) for n in names) else 'another network'
     raise ValueError(f'{path}: this is {guess}, not an RCAN: no channel attention in it; it begins with '
                      + _some(names, 4))
 

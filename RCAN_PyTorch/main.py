@@ -6,6 +6,7 @@ Trains RCAN: L1 loss, Adam, random crops with flips and turns. The program behin
     torchrun --standalone --nproc_per_node=8 main.py ... --batch_size=1280     # or --multiprocessing_distributed
 """
 
+import copy
 import os
 import sys
 import time
@@ -17,14 +18,15 @@ from torch.nn import functional as F
 from common import cli, logs
 from common.datasets import load_pair
 from common.evaluation import evaluate
-from dataset import open_batches, open_sampler, protocols, test_pairs
+from dataset import open_batches, open_sampler, protocols, test_pairs, training_pairs
 from device import Device, open_device
 from model import RCAN
 from options import check, training_parser
 from training import Meter, Run, StopRequest, restore, share_weights, start_finetuning
 from upscaler import Upscaler
 
-PROGRESS = ('step', 'best', 'ck_performance')  # of a run, in its checkpoints; ck_performance: [[PSNR, SSIM], ...]
+# progress of a run, in its checkpoints; validated: the step of the last validation; ck_performance: [[PSNR, SSIM], ...]
+FRESH = {'step': 0, 'validated': 0, 'best': -1.0, 'ck_performance': []}
 SIZE = ('scale', 'num_features', 'num_rg', 'num_rcab', 'reduction', 'style')  # options that make the network
 
 
@@ -92,28 +94,30 @@ def train(options, device, run):
     log = open_log(options, run, device)
     epoch_steps = sampler.steps_per_epoch
     total = options.train_steps or options.num_epochs * epoch_steps
-    state = {name: resumed[name] for name in PROGRESS} if resumed else {'step': 0, 'best': -1.0, 'ck_performance': []}
+    state = {name: (resumed or copy.deepcopy(FRESH))[name] for name in FRESH}
     log.line(f'{describe(model)}; from step {state["step"]} to {total}, {epoch_steps} in an epoch')
     fields, workers = {}, -(-options.workers // device.world_size)
+    if valid and validation_due(options, state, epoch_steps, total):
+        validate(model, options, valid, run, log, state)
     with open_batches(sampler, range(state['step'], total), workers, device) as batches, StopRequest() as stop:
         meter = Meter(device, options.batch_size, batches)
         for step, (lr, hr) in enumerate(batches, state['step'] + 1):
             epoch, at_epoch, at_end = (step - 1) // epoch_steps + 1, step % epoch_steps == 0, step == total
             learning_rate = set_learning_rate(model.optimiser, options, epoch)
             meter.count(step, train_step(model, lr, hr))
-            state['step'] = step
+            state['step'], asked = step, stop.asked
             if step % options.log_every == 0 or at_end:
                 fields = meter.read()
                 log.step({'epoch': epoch, 'step': (step, total), 'learning_rate': learning_rate, **fields,
                           'eta': (total - step) * options.batch_size / fields['images/sec']})
-            if step % options.save_every == 0 or at_epoch or at_end or stop.asked:
+            if step % options.save_every == 0 or at_epoch or at_end or asked:
                 with meter.pause(), torch.no_grad():
-                    meter.check(step, loss_of(model, model.network, lr, hr))  # never save weights that a step has ruined
+                    meter.check(step, loss_of(model, model.network, lr, hr))  # weights that a step ruined are not saved
                     save(run.last, model, state, options)
-            if stop.asked and device.rank == 0:
+            if asked and device.rank == 0:
                 log.line(f'stopped after step {step}; --ifcontinue goes on from there')
-                return 128 + stop.asked, None
-            if valid and (at_epoch and epoch % options.test_every == 0 or at_end):
+                return 128 + asked, None
+            if valid and validation_due(options, state, epoch_steps, total):
                 with meter.pause():
                     validate(model, options, valid, run, log, state)
     if not fields:
@@ -167,7 +171,18 @@ def validation_pairs(options):
     pairs = test_pairs(options.test_dataset_dir, options.scale)[:options.test_pictures or None]
     for pair in pairs:
         load_pair(pair, options.scale)
+    trained = {pair.hr for pair in training_pairs(options.train_dataset_dir, options.scale)}
+    shared = sum(pair.hr in trained for pair in pairs)
+    if shared:
+        print(f'warning: {shared} of {len(pairs)} validation pictures are trained on too: {options.test_dataset_dir} '
+              'holds no others; name others with --test_dataset_dir')
     return pairs
+
+
+def validation_due(options, state, epoch_steps, total):
+    """Whether this step ends with a validation that is not done; a stop or kill may have come before it."""
+    step = state['step']
+    return state['validated'] < step and (step % (options.test_every * epoch_steps) == 0 or step == total)
 
 
 def validate(model, options, pairs, run, log, state):
@@ -178,6 +193,7 @@ def validate(model, options, pairs, run, log, state):
                       output_dir=os.path.join(run.folder, 'validation'))
     score = result['mean'][measures[0].name]
     log.event('validation', step=state['step'], protocol=measures[0].name, bicubic=result['bicubic'], **score)
+    state['validated'] = state['step']
     state['ck_performance'].append([score['psnr'], score['ssim']])
     if score['psnr'] > state['best']:
         state['best'] = score['psnr']

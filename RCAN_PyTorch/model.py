@@ -130,6 +130,8 @@ def size_of(state_dict):
         n_groups = 1 + max(int(k.split('.')[1]) for k in state_dict if k.startswith('rgs.'))
         # the last index inside a group is its closing convolution
         n_blocks = max(int(k.split('.')[3]) for k in state_dict if k.startswith('rgs.0.module.'))
+        if n_groups * n_blocks > len(state_dict):  # a forged name must not make us build a million groups
+            raise ValueError('the rest of a larger network')
         squeezed = state_dict['rgs.0.module.0.module.3.module.1.weight'].shape[0]
         stages = [round((v.shape[0] / n_feats) ** 0.5) for k, v in sorted(state_dict.items())
                   if k.startswith('upscale.') and k.endswith('.weight')]

@@ -34,8 +34,8 @@ class Run:
         while not (checkpoints.versions(self.last) or checkpoints.versions(self.best)):
             self._number -= 1
             if not self._number:
-                raise ValueError(f'--ifcontinue: no run with a checkpoint in {self._base} ({os.path.basename(self.last)}); '
-                                 'leave it out to start one')
+                raise ValueError(f'--ifcontinue: no run with {os.path.basename(self.last)} in {self._base}; to start a '
+                                 'run, leave it out')
 
     @property
     def folder(self):
@@ -70,14 +70,20 @@ class Run:
 
     def resume(self, checkpoint_path=''):
         """(path, state) of the newest checkpoint that loads, or of the one named."""
-        paths = os.path.join(self.folder, checkpoint_path) if checkpoint_path else [self.last, self.best]
-        return checkpoints.newest_valid(paths, load_state)
+        if checkpoint_path:
+            return checkpoints.newest_valid(os.path.join(self.folder, checkpoint_path), load_state)
+        try:
+            return checkpoints.newest_valid(self.last, load_state)
+        except (OSError, ValueError):
+            if not os.path.exists(self.best):
+                raise
+        return checkpoints.newest_valid(self.best, load_state)  # not by time: a copied folder has times of its own
 
 
 def load_state(path):
     """A checkpoint of main.py. Raises ValueError for one that cannot be resumed from."""
     state = torch.load(path, map_location='cpu', weights_only=True)
-    missing = {'model', 'optimizer', 'scaler', 'step', 'best', 'ck_performance', 'options'} - set(state)
+    missing = {'model', 'optimizer', 'scaler', 'step', 'validated', 'best', 'ck_performance', 'options'} - set(state)
     if missing:
         raise ValueError(f'holds no {", ".join(sorted(missing))}: not a checkpoint of main.py; '
                          'to start from its weights use --iffinetuning')

@@ -179,6 +179,21 @@ def test_exploding_loss_stops_and_keeps_the_last_checkpoint(train, out, capsys):
     assert all(r['loss'] < 200 for r in read_records(out / 'X2' / 'train.jsonl'))
 
 
+def test_weights_that_a_step_ruined_are_not_saved(train, out, capsys):
+    assert train(train_steps=4) == 0
+    refused(capsys, train, 'step 5', ifcontinue=True, train_steps=9, lr=1e9, save_every=1)  # 1e9 spoils it in step 5
+    assert state_of(out / 'X2' / LAST)['step'] == 4
+    assert train(ifcontinue=True, train_steps=5) == 0
+
+
+def test_resuming_passes_over_a_run_without_checkpoints(train, out):
+    assert train(train_steps=2) == 0
+    (out / 'X2_2').mkdir()
+    (out / 'X2_2' / 'train.jsonl').touch()  # ended before its first checkpoint
+    assert train(ifcontinue=True, train_steps=3) == 0
+    assert state_of(out / 'X2' / LAST)['step'] == 3
+
+
 def test_loss_is_watched_between_log_lines_too(train, capsys):
     refused(capsys, train, 'step 2', 'the loss is', train_steps=30, lr=1e9, log_every=10)
 
@@ -230,3 +245,37 @@ def test_resuming_from_another_layout_kernel_and_precision(train, out):
     assert_equal_state(path, out / 'X2' / LAST)
     train(train_steps=3, amp=True, amp_dtype='bf16')
     assert train(train_steps=6, amp=True, amp_dtype='fp16', ifcontinue=True) == 0
+
+
+@pytest.mark.parametrize('killed', [True, False], ids=['killed', 'stopped'])
+def test_a_validation_that_a_stop_prevented_is_made_up_for(killed, train, data, out, monkeypatch):
+    options = {'train_steps': 30, 'test_dataset_dir': data}
+    train(**options)
+    if killed:
+        monkeypatch.setattr(main, 'evaluate', lambda *_, **__: exec('raise KeyboardInterrupt'))
+        with pytest.raises(KeyboardInterrupt):
+            train(**options)  # at the end of the first epoch, step 27
+    else:
+        step = main.train_step
+        monkeypatch.setattr(main, 'train_step', lambda *a: (step(*a), os.kill(os.getpid(), signal.SIGTERM))[0])
+        for number in range(30):
+            assert train(ifcontinue=number > 0 or None, **options) == 128 + signal.SIGTERM
+    monkeypatch.undo()
+    train(ifcontinue=True, **options)
+    assert_equal_state(out / 'X2_2' / LAST, out / 'X2' / LAST)
+    assert_equal_state(out / 'X2_2' / BEST, out / 'X2' / BEST)
+    assert len(state_of(out / 'X2' / LAST)['ck_performance']) == 2
+
+
+def test_a_copied_run_goes_on_from_its_last_step(train, data, out, capsys):
+    train(train_steps=29, test_dataset_dir=data)
+    (out / 'X2' / BEST).write_bytes((out / 'X2' / 'RCAN_epoch_last.1.pth').read_bytes())  # and is now the newest file
+    state = dict(state_of(out / 'X2' / BEST), step=27)
+    torch.save(state, out / 'X2' / BEST)
+    capsys.readouterr()
+    train(train_steps=31, ifcontinue=True)
+    assert '(step 29)' in capsys.readouterr().out
+    for path in (out / 'X2').glob('RCAN_epoch_last*'):
+        path.write_bytes(b'damaged')
+    train(train_steps=31, ifcontinue=True)
+    assert 'model_best.pth (step 27)' in capsys.readouterr().out

@@ -61,7 +61,7 @@ def test_fine_tuning_with_a_reduction_that_does_not_divide(train, out):
     ({'num': 8}, ('unknown option --num',)),
     ({'iffinetuning': True}, ('--finetuning_checkpoint_path',)),
     ({'iffinetuning': True, 'finetuning_checkpoint_path': 'a', 'ifcontinue': True}, ('choose one',)),
-    ({'checkpoint_path': 'a.pth'}, ('--ifcontinue', '--iffinetuning')), ({'ifcontinue': True}, ('no run in', 'X2')),
+    ({'checkpoint_path': 'a.pth'}, ('--ifcontinue', '--iffinetuning')), ({'ifcontinue': True}, ('no run with', 'X2')),
     ({'batch_size': 0}, ('--batch_size 0',)), ({'lr': -1}, ('--lr -1',)), ({'lr': 'nan'}, ('--lr nan',)),
     ({'scale': 5}, ('scale 5',)), ({'loss_scale': 0}, ('loss_scale',)), ({'loss_scale': 'x'}, ('loss_scale',)),
     ({'device': 'tpu'}, ('tpu', 'npu')), ({'device_list': 'a,b'}, ('device_list',)),
@@ -199,3 +199,11 @@ def test_compiled_training(train, out, tmp_path, monkeypatch):
     assert train(train_steps=4, compile=True) == 0
     one, two = (state_of(out / name / LAST)['model'] for name in ('X2', 'X2_2'))
     assert all(torch.allclose(one[name], two[name], rtol=0, atol=1e-3) for name in one)
+
+
+def test_validating_on_training_pictures_is_said(train, data, capsys):
+    train(train_steps=1, test_dataset_dir=data)
+    assert 'warning' not in capsys.readouterr().out
+    pictures = data / 'benchmark' / 'Tiny' / 'HR'
+    train(train_steps=1, train_dataset_dir=pictures, test_dataset_dir=pictures)
+    assert 'warning: 1 of 1 validation pictures are trained on too' in capsys.readouterr().out
