@@ -69,13 +69,21 @@ def write(path, image):
     Folders are made as needed. A reader never sees a half-written file: it is written beside `path`, then renamed.
     Raises ValueError for what the format cannot hold, OSError when the disk refuses.
     """
-    path = Path(path)
-    extension = path.suffix.lower()
-    if extension not in _WRITERS:
-        raise ValueError(f'{path}: extension {path.suffix!r} is none of {", ".join(EXTENSIONS)}')
     image = np.asarray(image)
-    if image.ndim == 3 and image.shape[2] == 1:
-        image = image[:, :, 0]
+    encode = encoder(path, image)
+    with _naming(path, 'written'):
+        data = encode(np.ascontiguousarray(image[:, :, 0] if image.shape[2:] == (1,) else image))
+    _replace(Path(path), data)
+
+
+def encoder(path, image):
+    """The function that encodes `image`, and others of its dtype and channels, for `path`; ValueError as in `write`.
+
+    Called before hours of upscaling, it tells at once that their result could not be kept.
+    """
+    extension = Path(path).suffix.lower()
+    if extension not in _WRITERS:
+        raise ValueError(f'{path}: extension {Path(path).suffix!r} is none of {", ".join(EXTENSIONS)}')
     channels = image.shape[2] if image.ndim == 3 else 1
     if image.dtype not in (np.uint8, np.uint16) or image.ndim not in (2, 3) or not image.size or channels > 4:
         raise ValueError(f'{path}: cannot write {image.dtype} of shape {image.shape}; expected uint8 or uint16, [H,W] '
@@ -84,9 +92,7 @@ def write(path, image):
     kind = (image.dtype.itemsize * 8, channels)
     if kind not in held:
         raise ValueError(f'{path}: {extension} does not hold {kind[1]} channel(s) of {kind[0]} bit; .png does')
-    with _naming(path, 'written'):
-        data = encode(np.ascontiguousarray(image))
-    _replace(path, data)
+    return encode
 
 
 def list_pictures(folder):

@@ -50,7 +50,9 @@ def upscale_path(upscale, source, target, scale, *, suffix=''):
         video.transcode(source, target, lambda frames: _upscale_frames(upscale, frames, scale), scale)
     elif extension in images.EXTENSIONS:
         target = _target(source, target, images.EXTENSIONS, f'_x{scale}{suffix}.png')
-        images.write(target, upscale_picture(upscale, images.read(source), scale))
+        picture = images.read(source)
+        images.encoder(target, picture)  # what the target cannot hold is told before the work, not after it
+        images.write(target, upscale_picture(upscale, picture, scale))
     else:
         known = ' '.join(images.EXTENSIONS + video.EXTENSIONS)
         raise ValueError(f'{source}: unknown kind of file; known extensions: {known}')

@@ -77,6 +77,14 @@ def test_bad_paths_are_named_and_nothing_is_written(tmp_path, source, target, me
     assert before == ((tmp_path / 'a.png').read_bytes(), sorted(tmp_path.rglob('*')))
 
 
+def test_what_the_target_cannot_hold_is_told_before_the_work(tmp_path):
+    def upscale(_):
+        raise AssertionError('the network ran')
+    images.write(tmp_path / 'deep.png', np.zeros((4, 5), np.uint16))
+    with pytest.raises(ValueError, match='deep_x2.jpg: .jpg does not hold 1 channel'):
+        inference.upscale_path(upscale, tmp_path / 'deep.png', tmp_path / 'deep_x2.jpg', 2)
+
+
 def test_a_folder_with_a_broken_picture_does_the_others(tmp_path, capsys):
     for name in ('b.png', 'a.png', 'a.bmp'):
         images.write(tmp_path / name, picture(4, 4, 3))
