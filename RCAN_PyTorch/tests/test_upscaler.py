@@ -7,10 +7,12 @@ import pytest
 import torch
 from conftest import random_picture, tiny
 
+import export
 import upscaler
 from common.metrics import psnr
 from common.resize import imresize
 from common.tiles import self_ensemble
+from device import open_device
 from import_weights import read_weights
 from model import RCAN
 
@@ -128,3 +130,21 @@ def test_self_ensemble(checkpoint, lr):
     ensemble, _ = upscaler.load_with(options(self_ensemble=True), checkpoint, 0)
     assert np.array_equal(ensemble(lr[:30, :40]), self_ensemble(whole, lr[:30, :40]))
     assert not np.array_equal(ensemble(lr[:30, :40]), whole(lr[:30, :40]))
+
+
+def test_export_is_compared_at_two_sizes_at_every_scale(photo, monkeypatch):
+    sizes = []
+
+    class Session:
+        def __init__(self, *_, **__):
+            pass
+
+        def run(self, _, feed):
+            sizes.append(feed['image'].shape)
+            return [self.upscale(feed['image'][0].transpose(1, 2, 0)).transpose(2, 0, 1)[None]]
+    monkeypatch.setattr('onnxruntime.InferenceSession', Session)
+    for scale in (2, 3, 4, 8):
+        upscale = upscaler.Upscaler(tiny(scale), open_device('cpu'))
+        Session.upscale = upscale
+        export.compare('', upscale, photo)
+        assert len(set(sizes[-2:])) == 2, scale
