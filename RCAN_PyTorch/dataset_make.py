@@ -86,6 +86,10 @@ def make(split, archive, options):
     folder = split_folder(options, split)
     os.makedirs(os.path.join(folder, '.done'), exist_ok=True)
     tile = options.scale * options.patch_size if split == 'train' else 0
+    others = {name.rsplit('_', 1)[1] for name in os.listdir(os.path.join(folder, '.done'))} - {str(tile)}
+    if others:
+        raise ValueError(f'{folder}: holds tiles of {", ".join(sorted(others))} pixels, not {tile}; choose another '
+                         '--dataset_path, or the --patch_size of before')
     names = members(archive)
     work = partial(cut, archive=archive, folder=folder, scale=options.scale, tile=tile)
     counts, errors = 0, []

@@ -139,6 +139,14 @@ def test_what_is_done_is_not_done_again(zips, tmp_path):
     assert (tmp_path / 'tiles' / 'X3' / 'train' / 'HR').is_dir()
 
 
+def test_tiles_of_another_size_are_not_mixed_in(zips, tmp_path):
+    make(zips, tmp_path / 'tiles', patch_size=16)
+    before = files(tmp_path / 'tiles')
+    with pytest.raises(ValueError, match='tiles of 32 pixels, not 16; .*patch_size'):
+        make(zips, tmp_path / 'tiles', patch_size=8)
+    assert files(tmp_path / 'tiles') == before
+
+
 def test_going_on_after_kill_9(tmp_path, photo):
     zips = tmp_path / 'zips'
     zips.mkdir()
