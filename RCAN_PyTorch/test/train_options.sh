@@ -19,12 +19,12 @@ option checkpoint_path '' 'with --ifcontinue: this file instead, relative to the
 parse_options "$@"
 train_dataset_dir=${train_dataset_dir:-$data_path} test_dataset_dir=${test_dataset_dir:-$data_path}
 [ -n "$train_dataset_dir" ] || usage_error 'data_path is missing: the folder that holds DIV2K/'
+[[ ${nproc:-1} =~ ^[1-9][0-9]*$ ]] || usage_error "--nproc=$nproc; expected a number such as 8"
 case $precision in amp|fp32) ;; *) usage_error "--precision=$precision; expected amp or fp32" ;; esac
 npu_environment
 train_log
 train_flags=(--arch="$arch_network" --train_dataset_dir="$train_dataset_dir" --test_dataset_dir="$test_dataset_dir"
   --outputs_dir="$outputs_dir" --device="$device" --batch_size="$batch_size" --num_epochs="$num_epochs"
-  --train_steps="$train_steps" --scale="$scale" --lr="$lr" --summary_dir="${log%/*}")
+  --train_steps="$train_steps" --scale="$scale" --lr="$lr" --summary_dir="${log%/*}" ${ifcontinue:+--ifcontinue})
 [ "$precision" = fp32 ] || train_flags+=(--amp)
-[ -z "$ifcontinue" ] || train_flags+=(--ifcontinue)
 [ -z "$checkpoint_path" ] || train_flags+=(--checkpoint_path="$checkpoint_path")

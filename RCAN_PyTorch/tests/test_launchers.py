@@ -67,7 +67,8 @@ def test_a_typo_names_the_nearest_option(script, typo, meant):
     ('test/train_finetuning_1p.sh', ('--data_path=x',), 'finetuning_checkpoint_path'),
     ('test/run_test.sh', ('--checkpoint_path=x',), 'test_dataset_dir'), ('run_eval.sh', ('Set5',), 'checkpoint'),
     ('run_infer.sh', ('a.png', 'b.png'), 'checkpoint'), ('run_export.sh', (), 'checkpoint'),
-    ('test/train_full_1p.sh', ('--data_path=x', '--precision=fp64'), 'amp or fp32')])
+    ('test/train_full_1p.sh', ('--data_path=x', '--precision=fp64'), 'amp or fp32'),
+    ('test/train_full_8p.sh', ('--data_path=x', '--nproc=0'), '--nproc=0; expected a number')])
 def test_what_is_missing_is_named(script, words, missing):
     done = launch(script, *words)
     assert done.returncode == 2 and 'error: ' in done.stderr and missing in done.stderr
