@@ -70,9 +70,9 @@ def main(argv=None):
     batch = asked.batch_size or (2 if device.kind == 'cpu' else 160)
     options = training_parser('').parse_args(['--train_dataset_dir=.', '--outputs_dir=.', '--amp', '--compile'])
 
-    half = device.half()
-    rates = convolution_rate(device, torch.float32), convolution_rate(device, half)
-    print(f'bare convolution: fp32 {rates[0]:.0f}, {str(half).split(".")[1]} {rates[1]:.0f} GFLOP/s', flush=True)
+    half = device.half()  # None where no 16-bit type is fast: --amp is fp32 there
+    rates = [convolution_rate(device, dtype or torch.float32) for dtype in (None, half)]
+    print(f'bare convolution: fp32 {rates[0]:.0f}, {half or "fp32"} {rates[1]:.0f} GFLOP/s', flush=True)
     plain, fast = plain_model(options, device), build(options, device)
     lr, hr = (torch.randint(0, 256, (batch, side, side, 3), dtype=torch.uint8, device=device.torch).permute(0, 3, 1, 2)
               for side in (PATCH, 2 * PATCH))
