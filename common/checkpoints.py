@@ -92,13 +92,16 @@ def _rotate(path, keep):
     for number in range(keep - 1, 1, -1):
         if os.path.exists(f'{stem}.{number - 1}{extension}'):
             os.replace(f'{stem}.{number - 1}{extension}', f'{stem}.{number}{extension}')
-    previous = f'{stem}.1{extension}'
-    if os.path.exists(previous):  # keep == 2: the version before the last gives way
-        os.remove(previous)
+    second = os.path.join(os.path.dirname(path), f'.{os.path.basename(stem)}.{os.getpid()}.tmp{extension}.1')
     try:
-        os.link(path, previous)
-    except OSError:  # a disk without hard links
-        shutil.copy2(path, previous)
+        try:
+            os.link(path, second)
+        except OSError:  # a disk without hard links
+            shutil.copy2(path, second)
+        os.replace(second, f'{stem}.1{extension}')
+    finally:
+        if os.path.exists(second):
+            os.remove(second)
 
 
 def _remove_leftovers(folder, stem, extension):

@@ -316,6 +316,9 @@ def _complete(pairs, missing, lr_folder):
         names = ', '.join(map(os.path.basename, missing[:5])) + (', ...' if len(missing) > 5 else '')
         raise ValueError(f'{lr_folder}: no LR picture for {len(missing)} of {len(pairs) + len(missing)} HR pictures in '
                          f'{os.path.dirname(missing[0])}: {names}; common/make_lr.py makes them')
+    for one, other in zip(pairs, pairs[1:]):  # sorted by name; they would share an LR and a result
+        if one.name == other.name:
+            raise ValueError(f'{one.hr} and {other.hr} have one name; remove one of them')
     return pairs
 
 

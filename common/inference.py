@@ -31,25 +31,24 @@ def upscale_picture(upscale, image, scale):
     return sr if image.ndim == 3 else sr[:, :, 0]
 
 
-def upscale_path(upscale, source, target, scale, *, suffix=''):
+def upscale_path(upscale, source, target, scale):
     """Upscale a picture, every picture of a folder, or a video; returns the paths written.
 
-    target: a file name (for one picture or video), else a folder, which gets {stem}_x{scale}{suffix}.png per picture.
-    A folder may be its own target: results of an earlier run are made anew, not upscaled again.
+    target: a file name (for one picture or video), else a folder, which gets {stem}_x{scale}.png per picture.
     In a folder a picture that fails is named and the others are done; then ValueError is raised. ValueError also for a
     source of unknown kind and for a target that is the source.
     """
     source, target = Path(source), Path(target)
     if source.is_dir():
-        return _upscale_folder(upscale, source, target, scale, suffix)
+        return _upscale_folder(upscale, source, target, scale)
     if not source.exists():
         raise ValueError(f'{source}: no such file or folder; expected a picture, a folder of pictures, or a video')
     extension = source.suffix.lower()
     if extension in video.EXTENSIONS:
-        target = _target(source, target, video.WRITABLE, f'_x{scale}{suffix}{video.default_extension(source)}')
+        target = _target(source, target, video.WRITABLE, f'_x{scale}{video.default_extension(source)}')
         video.transcode(source, target, lambda frames: _upscale_frames(upscale, frames, scale), scale)
     elif extension in images.EXTENSIONS:
-        target = _target(source, target, images.EXTENSIONS, f'_x{scale}{suffix}.png')
+        target = _target(source, target, images.EXTENSIONS, f'_x{scale}.png')
         picture = images.read(source)
         images.encoder(target, picture)  # what the target cannot hold is told before the work, not after it
         images.write(target, upscale_picture(upscale, picture, scale))
@@ -76,10 +75,12 @@ def _target(source, target, extensions, ending):
     return target
 
 
-def _upscale_folder(upscale, source, target, scale, suffix):
+def _upscale_folder(upscale, source, target, scale):
     if target.suffix.lower() in images.EXTENSIONS and not target.is_dir():
         raise ValueError(f'{target}: {source} is a folder, so its results need a folder')
-    pictures = _with_targets(images.list_pictures(source), source, target, f'_x{scale}{suffix}.png')
+    if target.is_dir() and os.path.samefile(str(source), str(target)):
+        raise ValueError(f'{target}: the results need a folder of their own, where they replace no picture of yours')
+    pictures = _with_targets(images.list_pictures(source), target, f'_x{scale}.png')
     if not pictures:
         raise ValueError(f'{source}: no pictures; expected files that end in ' + ' '.join(images.EXTENSIONS))
     written, failed = [], []
@@ -97,11 +98,11 @@ def _upscale_folder(upscale, source, target, scale, suffix):
     return written
 
 
-def _with_targets(pictures, source, target, ending):
-    """(picture, its result) pairs; a.png and a.jpg get results of different names, earlier results are left out."""
+def _with_targets(pictures, target, ending):
+    """(picture, its result) pairs; a.png and a.jpg get results of different names, a_png_x2.png and a_jpg_x2.png."""
     stems = [picture.stem for picture in pictures]
     names = [picture.stem if stems.count(picture.stem) == 1 else picture.name.replace('.', '_') for picture in pictures]
-    pairs = [(picture, target / (name + ending)) for picture, name in zip(pictures, names)]
-    results = {result.name for _, result in pairs}
-    own = target.is_dir() and os.path.samefile(str(source), str(target))
-    return [pair for pair in pairs if not (own and pair[0].name in results)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f'several pictures would become {twice[0]}{ending}; rename one of them')
+    return [(picture, target / (name + ending)) for picture, name in zip(pictures, names)]

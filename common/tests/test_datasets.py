@@ -234,3 +234,10 @@ def test_the_golden_set5():
         for pair in find_benchmark(root, 'Set5', scale):
             lr, hr = load_pair(pair, scale)
             assert np.array_equal(imresize(hr, 1 / scale), lr), pair.name
+
+
+def test_two_pictures_of_one_name_are_refused(tmp_path):
+    for name in ('a.png', 'a.bmp', 'b.png'):
+        images.write(tmp_path / name, np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match='one name; remove one'):
+        find_pairs(tmp_path, 2)

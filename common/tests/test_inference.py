@@ -57,8 +57,8 @@ def test_a_picture_to_a_folder_or_a_file(tmp_path):
     assert images.size(tmp_path / 'out' / 'a b_x2.png') == (12, 10)
     inference.upscale_path(nearest, str(source), str(tmp_path / 'new' / 'c.webp'), 2)
     assert images.size(tmp_path / 'new' / 'c.webp') == (12, 10)
-    inference.upscale_path(nearest, source, tmp_path, 2, suffix='_rcan')
-    assert (tmp_path / 'a b_x2_rcan.png').exists()
+    inference.upscale_path(nearest, source, tmp_path, 2)
+    assert (tmp_path / 'a b_x2.png').exists()
 
 
 @pytest.mark.parametrize('source, target, message', [
@@ -95,13 +95,19 @@ def test_a_folder_with_a_broken_picture_does_the_others(tmp_path, capsys):
     assert 'bad.png' in capsys.readouterr().err.splitlines()[0]
 
 
-def test_a_folder_may_be_its_own_target_again_and_again(tmp_path):
-    images.write(tmp_path / 'a.png', picture(4, 4, 3))
-    original = (tmp_path / 'a.png').read_bytes()
-    for _ in range(2):
-        assert inference.upscale_path(nearest, tmp_path, tmp_path, 2) == [tmp_path / 'a_x2.png']
-    assert sorted(os.listdir(str(tmp_path))) == ['a.png', 'a_x2.png']
-    assert (tmp_path / 'a.png').read_bytes() == original
+def test_a_folder_is_not_its_own_target(tmp_path):
+    for name in ('b.png', 'b_x2.png'):
+        images.write(tmp_path / name, picture(4, 4, 3))
+    with pytest.raises(ValueError, match='a folder of their own'):
+        inference.upscale_path(nearest, tmp_path, tmp_path / '.', 2)
+    assert images.size(tmp_path / 'b_x2.png') == (4, 4)
+
+
+def test_results_of_one_name_are_refused(tmp_path):
+    for name in ('a.png', 'a.bmp', 'a_png.png'):
+        images.write(tmp_path / name, picture(4, 4, 3))
+    with pytest.raises(ValueError, match='several pictures would become a_png_x2.png'):
+        inference.upscale_path(nearest, tmp_path, tmp_path / 'out', 2)
 
 
 def test_video_without_pyav_names_the_package(tmp_path, monkeypatch):
