@@ -7,19 +7,21 @@ import re
 import shutil
 import sys
 
+from common import files
+
 
 def save(path, write, keep=1):
     """Write a checkpoint so that `path` is at every instant either the whole old file or the whole new one.
 
     write(temporary_path) makes the file: in the same folder, with the same extension. It is fsynced, `keep - 1` earlier
     versions stay as name.1.pth (the one before), name.2.pth ..., and it takes the name `path`.
-    Raises OSError naming path and free space when it cannot be written; the earlier files are then untouched.
+    Of a link, the file that it leads to is replaced. Raises OSError naming path and free space when it cannot be
+    written; the earlier files are then untouched. ValueError for a path where no file but a folder, pipe or device is.
     """
-    path = os.path.abspath(str(path))
-    folder, (stem, extension) = os.path.dirname(path), _split(path)
+    path = os.path.abspath(files.destination(path))
+    folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
-    _remove_leftovers(folder, stem, extension)
-    temporary = os.path.join(folder, f'.{stem}.{os.getpid()}.tmp{extension}')
+    temporary = files.temporary(path)
     try:
         write(temporary)
         _sync(temporary)
@@ -29,7 +31,7 @@ def save(path, write, keep=1):
         reason = getattr(error, 'strerror', None) or error
         free = shutil.disk_usage(folder).free
         raise OSError(getattr(error, 'errno', None) or errno.EIO, f'could not be written ({reason}); {free} bytes are '
-                      'free there; an earlier checkpoint is untouched', path) from error
+                      'free there; what was there before is untouched', path) from error
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
@@ -38,7 +40,7 @@ def save(path, write, keep=1):
 
 def versions(path):
     """The files of a checkpoint that exist, newest first: name.pth, name.1.pth, name.2.pth ..."""
-    path = str(path)
+    path = files.followed(path)
     folder, (stem, extension) = os.path.dirname(path), _split(path)
     pattern = re.compile(re.escape(stem) + r'(?:\.(\d+))?' + re.escape(extension))
     names = os.listdir(folder or '.') if os.path.isdir(folder or '.') else []
@@ -102,22 +104,3 @@ def _rotate(path, keep):
     finally:
         if os.path.exists(second):
             os.remove(second)
-
-
-def _remove_leftovers(folder, stem, extension):
-    """Remove temporary files of this checkpoint whose writer was killed."""
-    pattern = re.compile(re.escape(f'.{stem}.') + r'(\d+)\.tmp' + re.escape(extension))
-    for name in os.listdir(folder):
-        match = pattern.fullmatch(name)
-        if match and not _alive(int(match.group(1))):
-            os.remove(os.path.join(folder, name))
-
-
-def _alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

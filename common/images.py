@@ -17,6 +17,8 @@ import cv2
 import numpy as np
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
+from common import files
+
 PIXEL_LIMIT = 200_000_000  # pixels; a forged header must not make us allocate all memory
 EXTENSIONS = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 
@@ -67,13 +69,14 @@ def write(path, image):
     .png holds 1 to 4 channels of 8 or 16 bit; .tif and .tiff too, save gray and alpha of 16 bit; .jpg and .jpeg
     (quality 95, no chroma subsampling) and .bmp gray or RGB of 8 bit; .webp (lossless) RGB or RGBA of 8 bit.
     Folders are made as needed. A reader never sees a half-written file: it is written beside `path`, then renamed.
-    Raises ValueError for what the format cannot hold, OSError when the disk refuses.
+    Of a link, the file that it leads to is replaced. Raises ValueError for what the format cannot hold and for a path
+    where no file but a folder, pipe or device is; OSError naming the path when the disk refuses.
     """
     image = np.asarray(image)
     encode = encoder(path, image)
     with _naming(path, 'written'):
         data = encode(np.ascontiguousarray(image[:, :, 0] if image.shape[2:] == (1,) else image))
-    _replace(Path(path), data)
+    _replace(path, data)
 
 
 def encoder(path, image):
@@ -88,6 +91,7 @@ def encoder(path, image):
     if image.dtype not in (np.uint8, np.uint16) or image.ndim not in (2, 3) or not image.size or channels > 4:
         raise ValueError(f'{path}: cannot write {image.dtype} of shape {image.shape}; expected uint8 or uint16, [H,W] '
                          f'or [H,W,1..4] (common.images.to_uint8 rounds floats)')
+    files.destination(path)
     encode, held = _WRITERS[extension]
     kind = (image.dtype.itemsize * 8, channels)
     if kind not in held:
@@ -304,11 +308,13 @@ _WRITERS = {
 
 def _replace(path, data):
     """Put `data` at `path` at once or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.parent / f'.{uuid.uuid4().hex}.partial'
+    place = Path(files.destination(path))
+    place.parent.mkdir(parents=True, exist_ok=True)
+    beside = place.parent / f'.{uuid.uuid4().hex}.partial'
     try:
-        beside.write_bytes(data)
-        os.replace(str(beside), str(path))
+        with files.naming(path):
+            beside.write_bytes(data)
+            os.replace(str(beside), str(place))
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             beside.unlink()

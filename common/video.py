@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common import logs
+from common import files, logs
 
 EXTENSIONS = ('.mp4', '.mkv', '.mov', '.avi', '.webm', '.m4v', '.gif')
 WRITABLE = ('.mp4', '.mkv', '.mov', '.m4v')  # these hold H.264 and frames of varying duration
@@ -29,21 +29,23 @@ def transcode(source, target, process, scale):
     process: takes an iterator over the frames, uint8 RGB [H,W,3], upright, and yields for each, in order, its uint8 RGB
     [scale*H, scale*W, 3]; it may read ahead. Few frames are in memory at a time. Time stamps (of a varying frame rate
     too) are kept; audio and subtitle streams are copied. Until all is written the file has a temporary name.
-    Raises ValueError for a damaged file, one without video, sound that the container cannot hold, a missing PyAV.
+    Of a link, the file that it leads to is replaced. Raises ValueError for a damaged file, one without video, sound
+    that the container cannot hold, a missing PyAV, and a target where a folder, pipe or device is.
     """
     source, target = Path(source), Path(target)
     av = _pyav()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.parent / f'.{target.stem}.{os.getpid()}.tmp{target.suffix}'
+    place = files.destination(target)
+    os.makedirs(os.path.dirname(place) or '.', exist_ok=True)
+    temporary = files.temporary(place, target.suffix)  # FFmpeg goes by the extension
     try:
-        with av.open(str(source)) as reader, av.open(str(temporary), 'w') as writer:
+        with av.open(str(source)) as reader, av.open(temporary, 'w') as writer:
             _copy(av, reader, writer, process, scale, _look(av, source), target)
-        os.replace(str(temporary), str(target))
+        os.replace(temporary, place)
     except av.error.FFmpegError as error:
         raise ValueError(f'{source}: cannot be turned into {target.name}: {error.strerror or error}') from error
     finally:
-        if temporary.exists():
-            temporary.unlink()
+        if os.path.exists(temporary):
+            os.remove(temporary)
 
 
 def _pyav():

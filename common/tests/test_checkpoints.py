@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common import checkpoints
+from common import checkpoints, files
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,7 +27,7 @@ def read(path):
     return text
 
 
-def files(folder):
+def listing(folder):
     return sorted(os.listdir(str(folder)))
 
 
@@ -40,7 +40,7 @@ def test_keep_rotates_and_versions_come_newest_first(tmp_path):
     assert [read(name) for name in found] == ['good 4', 'good 3', 'good 2']
     checkpoints.save(path, writer('good 5'), keep=2)
     assert [read(name) for name in checkpoints.versions(path)] == ['good 5', 'good 4', 'good 2']
-    assert files(tmp_path / 'new') == ['last.1.pth', 'last.2.pth', 'last.pth']
+    assert listing(tmp_path / 'new') == ['last.1.pth', 'last.2.pth', 'last.pth']
 
 
 def test_the_temporary_file_lies_beside_and_has_the_extension(tmp_path):
@@ -61,7 +61,7 @@ def test_full_disk_names_path_and_space_and_spares_the_old_file(tmp_path):
             file.write('x')
     with pytest.raises(OSError, match=r'No space left on device.*bytes are free.*last\.pth'):
         checkpoints.save(path, write, keep=2)
-    assert files(tmp_path) == ['last.pth'] and read(path) == 'good old'
+    assert listing(tmp_path) == ['last.pth'] and read(path) == 'good old'
 
 
 def test_a_limit_on_file_size_hits_a_real_write(tmp_path):
@@ -75,7 +75,7 @@ def test_a_limit_on_file_size_hits_a_real_write(tmp_path):
     done = subprocess.run([sys.executable, '-c', program, str(path)], env=dict(os.environ, PYTHONPATH=str(ROOT)),
                           stderr=subprocess.PIPE, text=True, timeout=60)
     assert done.returncode == 2 and done.stderr.startswith(f'error: {path}: could not be written (File too large)')
-    assert files(tmp_path) == ['last.pth'] and read(path) == 'good old'
+    assert listing(tmp_path) == ['last.pth'] and read(path) == 'good old'
 
 
 @pytest.mark.parametrize('error, raised', [(RuntimeError('disk'), OSError), (TypeError('bug'), TypeError),
@@ -89,7 +89,7 @@ def test_any_failure_leaves_no_temporary_file(tmp_path, error, raised):
         raise error
     with pytest.raises(raised):
         checkpoints.save(path, write, keep=2)
-    assert files(tmp_path) == ['last.pth'] and read(path) == 'good old'
+    assert listing(tmp_path) == ['last.pth'] and read(path) == 'good old'
 
 
 def test_kill_in_the_middle_of_a_write(tmp_path):
@@ -102,14 +102,14 @@ def test_kill_in_the_middle_of_a_write(tmp_path):
                              stdout=subprocess.PIPE)
     assert child.stdout.readline() == b'half\n'
     checkpoints.save(tmp_path / 'best.pth', writer('good'))  # another file's save leaves it alone, as does ours now:
-    checkpoints._remove_leftovers(str(tmp_path), 'last', '.pth')
-    assert len(files(tmp_path)) == 3
+    files.temporary(path)
+    assert len(listing(tmp_path)) == 3
     child.send_signal(signal.SIGKILL)
     child.wait()
     child.stdout.close()
     assert checkpoints.newest_valid(path, read) == (str(path), 'good old')
     checkpoints.save(path, writer('good new'))
-    assert files(tmp_path) == ['best.pth', 'last.pth'] and read(path) == 'good new'
+    assert listing(tmp_path) == ['best.pth', 'last.pth'] and read(path) == 'good new'
 
 
 def test_the_path_never_vanishes_while_saving(tmp_path):
@@ -151,6 +151,27 @@ def test_newest_valid_without_any_good_file(tmp_path):
         checkpoints.save(path, writer('broken'), keep=2)
     with pytest.raises(ValueError, match=r'(?s)last\.pth: EOFError.*last\.1\.pth: EOFError'):
         checkpoints.newest_valid(path, read)
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / 'disk').mkdir()
+    link, target = tmp_path / 'last.pth', tmp_path / 'disk' / 'real.pth'
+    link.symlink_to(target)
+    for number in range(2):
+        checkpoints.save(link, writer(f'good {number}'), keep=2)
+    assert link.is_symlink() and [read(name) for name in checkpoints.versions(link)] == ['good 1', 'good 0']
+    assert listing(tmp_path / 'disk') == ['real.1.pth', 'real.pth'] and listing(tmp_path) == ['disk', 'last.pth']
+
+
+@pytest.mark.parametrize('place', ['pipe', 'link', 'folder'])
+def test_what_is_no_file_is_not_replaced(tmp_path, place):
+    os.mkfifo(str(tmp_path / 'pipe'))
+    (tmp_path / 'link').symlink_to(tmp_path / 'pipe')
+    (tmp_path / 'folder').mkdir()
+    before = listing(tmp_path)
+    with pytest.raises(ValueError, match=f'{place}: is a .*, not a file that can be replaced'):
+        checkpoints.save(tmp_path / place, writer('good'))
+    assert listing(tmp_path) == before and (tmp_path / 'pipe').is_fifo() and (tmp_path / 'link').is_symlink()
 
 
 def test_names_with_special_characters(tmp_path):

@@ -1,8 +1,11 @@
 """common.images: every kind of picture is read as stored, a damaged one never, and writing is all or nothing."""
 import os
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -270,6 +273,29 @@ def test_write_is_all_or_nothing(tmp_path, monkeypatch):
     assert path.read_bytes() == before and os.listdir(str(tmp_path)) == ['x.PNG']
     write(path, picture(8, 4)[::2, ::-1])  # replaced whole, from an array that is not contiguous
     np.testing.assert_array_equal(read(path), picture(8, 4)[::2, ::-1])
+
+
+def test_write_keeps_links_and_spares_what_is_no_file(tmp_path):
+    (tmp_path / 'disk').mkdir()
+    (tmp_path / 'link.png').symlink_to(tmp_path / 'disk' / 'real.dat')
+    write(tmp_path / 'link.png', picture(8, 3))
+    assert (tmp_path / 'link.png').is_symlink() and os.listdir(str(tmp_path / 'disk')) == ['real.dat']
+    np.testing.assert_array_equal(read(tmp_path / 'link.png'), picture(8, 3))
+    os.mkfifo(str(tmp_path / 'pipe.png'))
+    with pytest.raises(ValueError, match='pipe.png: is a pipe'):
+        write(tmp_path / 'pipe.png', picture(8, 3))
+    assert (tmp_path / 'pipe.png').is_fifo()
+
+
+def test_a_full_disk_names_the_picture(tmp_path):
+    program = ('import resource, sys\nimport numpy as np\nfrom common import cli, images\n'
+               'resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n'
+               'noise = np.random.default_rng(0).integers(0, 256, (90, 90), dtype=np.uint8)\n'
+               'cli.run(lambda: images.write(sys.argv[1], noise))\n')
+    done = subprocess.run([sys.executable, '-c', program, str(tmp_path / 'x.png')], stderr=subprocess.PIPE, text=True,
+                          env=dict(os.environ, PYTHONPATH=str(Path(__file__).resolve().parents[2])), timeout=60)
+    assert (done.returncode, done.stderr) == (2, f'error: {tmp_path / "x.png"}: File too large\n')
+    assert os.listdir(str(tmp_path)) == []
 
 
 def test_png_is_valid_for_other_readers(tmp_path):

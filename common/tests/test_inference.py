@@ -1,5 +1,6 @@
 import os
 import struct
+import subprocess
 import sys
 from fractions import Fraction
 
@@ -260,6 +261,27 @@ def test_an_interrupted_video_leaves_no_file_and_spares_the_old_one(av, tmp_path
         inference.upscale_path(upscale, tmp_path / 'a.mp4', tmp_path / 'b.mp4', 2)
     assert sorted(os.listdir(str(tmp_path))) == ['a.mp4', 'b.mp4']
     assert (tmp_path / 'b.mp4').read_bytes() == b'earlier result'
+
+
+def test_a_video_follows_links_and_spares_what_is_no_file(av, tmp_path):
+    make_video(av, tmp_path / 'a.mp4')
+    (tmp_path / 'link.mp4').symlink_to(tmp_path / 'real.dat')
+    inference.upscale_path(nearest, tmp_path / 'a.mp4', tmp_path / 'link.mp4', 2)
+    assert (tmp_path / 'link.mp4').is_symlink() and len(frames(av, tmp_path / 'real.dat')[0]) == len(STAMPS)
+    os.mkfifo(str(tmp_path / 'pipe.mp4'))
+    with pytest.raises(ValueError, match='pipe.mp4: is a pipe'):
+        inference.upscale_path(nearest, tmp_path / 'a.mp4', tmp_path / 'pipe.mp4', 2)
+    assert (tmp_path / 'pipe.mp4').is_fifo()
+
+
+def test_what_a_killed_run_left_is_removed_by_the_next(av, tmp_path):
+    make_video(av, tmp_path / 'a.mp4')
+    dead = subprocess.Popen([sys.executable, '-c', ''])
+    dead.wait()
+    for pid in (dead.pid, os.getppid()):
+        (tmp_path / f'.b.{pid}.tmp.mp4').write_bytes(b'half')
+    inference.upscale_path(nearest, tmp_path / 'a.mp4', tmp_path / 'b.mp4', 2)
+    assert sorted(os.listdir(str(tmp_path))) == [f'.b.{os.getppid()}.tmp.mp4', 'a.mp4', 'b.mp4']
 
 
 def test_an_old_pyav_is_named(av, tmp_path, monkeypatch):
