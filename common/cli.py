@@ -52,12 +52,20 @@ def run(main):
     except (ValueError, OSError) as error:
         if sys.flags.dev_mode:
             raise
-        print(f'error: {_describe(error)}', file=sys.stderr)
+        print(f'error: {describe(error)}', file=sys.stderr)
         sys.exit(2)
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _describe(error):
+def describe(error, about=''):
+    """The message of an exception, without errno: `PATH: No space left on device`. about: a path it shall begin with,
+    unless it names that itself.
+    """
+    text = _text(error)
+    return text if not about or str(about) in text else f'{about}: {text}'
+
+
+def _text(error):
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f'{error.filename}: {error.strerror}'
     return str(error) or type(error).__name__

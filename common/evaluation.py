@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common import datasets, images, logs, tiles
+from common import cli, datasets, files, images, logs, tiles
 from common.metrics import psnr, ssim
 from common.resize import imresize
 
@@ -48,34 +48,33 @@ def evaluate(upscale, pairs, scale, *, dataset, protocols, output_dir=None, save
     upscale: float32 RGB [h,w,3] -> [scale*h, scale*w, 3], 0..255; pairs: of datasets.Pair; load(pair, scale) gives
     (lr, hr), uint8. protocols: the paper's first. output_dir gets metrics.json and the pictures {name}_x{scale}.png,
     rounded to 8 bit. Returns what metrics.json holds. A pair that cannot be read, or for which the network gives NaN,
-    is named and left out; the others are measured, and then ValueError is raised.
+    is named and left out; the others are measured, and then ValueError is raised; so it is for pictures that could not
+    be written, whose scores count.
     The bicubic beside it enlarges the 8-bit RGB that the network gets: 33.67/0.9303 on Set5 x2. The papers' tables have
     33.66/0.9299, from the Y channel alone made smaller and larger in floating point (as SRCNN's code does).
     """
     if not pairs:
         raise ValueError(f'{dataset}: no pictures to evaluate')
     print(_header(protocols), flush=True)
-    rows, failures = [], {}
+    rows, failures, unsaved = [], {}, []
     for pair in pairs:
         try:
             row, sr = _measure(upscale, pair, scale, protocols, load)
-            if output_dir and save_pictures:
-                images.write(os.path.join(str(output_dir), f'{pair.name}_x{scale}.png'), images.to_uint8(sr))
         except (ValueError, OSError) as error:
-            failures[pair.name] = str(error)
-            print(f'error: {pair.name}: {error}', file=sys.stderr, flush=True)
+            failures[pair.name] = cli.describe(error)
+            print(f'error: {pair.name}: {failures[pair.name]}', file=sys.stderr, flush=True)
             continue
         rows.append(row)
         print(_row(row['name'], row, protocols), flush=True)
+        if output_dir and save_pictures:
+            _save(os.path.join(str(output_dir), f'{pair.name}_x{scale}.png'), sr, unsaved)
     result = _summary(rows, failures, protocols, model=model, dataset=dataset, scale=scale)
     if rows:
         print(_row('mean', dict(result['mean'], bicubic=result['bicubic'], seconds=result['seconds']), protocols))
         _print_scores(result, protocols)
     if output_dir:
         _write_json(os.path.join(str(output_dir), 'metrics.json'), result)
-    if failures:
-        raise ValueError(f'{len(failures)} of {len(pairs)} pictures of {dataset} could not be evaluated: '
-                         + ', '.join(failures))
+    _raise_for(failures, unsaved, f'of {len(pairs)} pictures of {dataset}', output_dir)
     return result
 
 
@@ -89,6 +88,27 @@ def _measure(upscale, pair, scale, protocols, load):
            'bicubic': {protocol.name: protocol.measure(bicubic, hr) for protocol in protocols}}
     row.update((protocol.name, protocol.measure(sr, hr)) for protocol in protocols)
     return row, sr
+
+
+def _save(path, sr, unsaved):
+    """Write a picture, or add its path to `unsaved`; the first one of these says why its folder cannot have it."""
+    try:
+        images.write(path, images.to_uint8(sr))
+    except (ValueError, OSError) as error:
+        if not unsaved:
+            print(f'error: {os.path.dirname(path)}: pictures cannot be written: {cli.describe(error)}',
+                  file=sys.stderr, flush=True)
+        unsaved.append(path)
+
+
+def _raise_for(failures, unsaved, of_the_set, output_dir):
+    problems = []
+    if failures:
+        problems.append(f'{len(failures)} {of_the_set} could not be evaluated: ' + ', '.join(failures))
+    if unsaved:
+        problems.append(f'{len(unsaved)} {of_the_set} could not be written to {output_dir}; all scores are as printed')
+    if problems:
+        raise ValueError('; '.join(problems))
 
 
 def _summary(rows, failures, protocols, **about):
@@ -128,11 +148,13 @@ def _width(column):
 def _write_json(path, result):
     """Whole or not at all; not-finite numbers become strings, since JSON has none (PSNR of equal pictures: "inf")."""
     os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
-    temporary = f'{path}.{os.getpid()}.tmp'
+    place = files.destination(path)
+    temporary = files.temporary(place)
     try:
-        with open(temporary, 'w', encoding='utf-8') as file:
-            json.dump(logs.plain(result), file, indent=1, ensure_ascii=False)
-        os.replace(temporary, path)
+        with files.naming(path):
+            with open(temporary, 'w', encoding='utf-8') as file:
+                json.dump(logs.plain(result), file, indent=1, ensure_ascii=False)
+            os.replace(temporary, place)
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)

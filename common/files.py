@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 
@@ -45,6 +46,11 @@ def naming(path):
         if error.errno is None:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def disk_is_full(error):
+    """Whether an exception says that the disk, or what this user may have of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _remove_leftovers(folder, stem, extension):

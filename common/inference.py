@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common import images, logs, tiles, video
+from common import cli, files, images, logs, tiles, video
 from common.resize import imresize
 
 
@@ -36,7 +36,7 @@ def upscale_path(upscale, source, target, scale):
 
     target: a file name (for one picture or video), else a folder, which gets {stem}_x{scale}.png per picture.
     In a folder a picture that fails is named and the others are done; then ValueError is raised. ValueError also for a
-    source of unknown kind and for a target that is the source.
+    source of unknown kind and for a target that is the source; OSError at once when the disk is full.
     """
     source, target = Path(source), Path(target)
     if source.is_dir():
@@ -90,8 +90,10 @@ def _upscale_folder(upscale, source, target, scale):
                 images.write(result, upscale_picture(upscale, images.read(picture), scale))
                 written.append(result)
             except (ValueError, OSError) as error:
+                if files.disk_is_full(error):
+                    raise
                 failed.append(picture.name)
-                print(f'error: {picture}: {error}', file=sys.stderr, flush=True)
+                print(f'error: {cli.describe(error, picture)}', file=sys.stderr, flush=True)
             progress.update(text=picture.name)
     if failed:
         raise ValueError(f'{len(failed)} of {len(pictures)} pictures in {source} failed: ' + ', '.join(failed))

@@ -1,3 +1,4 @@
+import errno
 import json
 from pathlib import Path
 
@@ -91,6 +92,20 @@ def test_a_broken_pair_is_named_and_the_rest_measured(pairs, tmp_path, capsys):
     assert 'error: p1: ' in printed.err and 'dataset=Noise scale=2 psnr=' in printed.out
     stored = json.loads((tmp_path / 'out' / 'metrics.json').read_text())
     assert [row['name'] for row in stored['pictures']] == ['p0', 'p2'] and list(stored['failed']) == ['p1']
+
+
+def test_pictures_that_cannot_be_written_cost_no_scores(pairs, tmp_path, capsys, monkeypatch):
+    def refuse(path, image):
+        raise OSError(errno.ENOSPC, 'No space left on device', str(path))
+    monkeypatch.setattr(images, 'write', refuse)
+    out = tmp_path / 'out'
+    with pytest.raises(ValueError, match=r'3 of 3 pictures of Noise could not be written to .*out'):
+        evaluation.evaluate(bicubic, pairs, 2, dataset='Noise', protocols=[PAPER], output_dir=out)
+    printed = capsys.readouterr()
+    assert printed.err == (f'error: {out}: pictures cannot be written: {out / "p0_x2.png"}: No space left on device\n')
+    assert [line.split()[0] for line in printed.out.splitlines()[1:5]] == ['p0', 'p1', 'p2', 'mean']
+    assert 'dataset=Noise scale=2 psnr=' in printed.out
+    assert json.loads((out / 'metrics.json').read_text())['failed'] == {}
 
 
 @pytest.mark.parametrize('upscale, message', [

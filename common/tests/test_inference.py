@@ -1,3 +1,4 @@
+import errno
 import os
 import struct
 import subprocess
@@ -93,7 +94,23 @@ def test_a_folder_with_a_broken_picture_does_the_others(tmp_path, capsys):
     with pytest.raises(ValueError, match=r'1 of 4 pictures .* failed: bad\.png'):
         inference.upscale_path(nearest, tmp_path, tmp_path / 'out', 2)
     assert sorted(os.listdir(str(tmp_path / 'out'))) == ['a_bmp_x2.png', 'a_png_x2.png', 'b_x2.png']
-    assert 'bad.png' in capsys.readouterr().err.splitlines()[0]
+    line = capsys.readouterr().err.splitlines()[0]
+    assert line.startswith(f'error: {tmp_path / "bad.png"}: cannot be read') and line.count('bad.png') == 1
+
+
+@pytest.mark.parametrize('number', [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_stops_a_folder(tmp_path, capsys, monkeypatch, number):
+    for name in ('a.png', 'b.png', 'c.png'):
+        images.write(tmp_path / name, picture(4, 4, 3))
+    tried = []
+
+    def refuse(path, *_):
+        tried.append(path.name)
+        raise OSError(number, 'full', str(path))
+    monkeypatch.setattr(images, 'write', refuse)
+    with pytest.raises(OSError, match='full.*a_x2.png'):
+        inference.upscale_path(nearest, tmp_path, tmp_path / 'out', 2)
+    assert tried == ['a_x2.png'] and 'error' not in capsys.readouterr().err
 
 
 def test_a_folder_is_not_its_own_target(tmp_path):
