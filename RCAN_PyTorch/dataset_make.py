@@ -42,31 +42,63 @@ def starts(length, tile):
     return [*range(0, length - tile, tile), length - tile]
 
 
+def pieces(stem, height, width, tile):
+    """[(label, y, x, height, width)] of a picture's tiles; of the whole picture where tile is 0."""
+    if not tile:
+        return [(stem, 0, 0, height, width)]
+    return [(f'{stem}_{row:02d}_{column:02d}', y, x, tile, tile) for row, y in enumerate(starts(height, tile))
+            for column, x in enumerate(starts(width, tile))]
+
+
+def paths(folder, label, scale):
+    """The HR and the LR file of a tile."""
+    return (os.path.join(folder, 'HR', f'{label}.png'),
+            os.path.join(folder, 'LR_bicubic', f'X{scale}', f'{label}x{scale}.png'))
+
+
 def cut(name, archive, folder, scale, tile):
-    """Write the tiles of one picture, or the whole picture where tile is 0. Returns how many, or an error's text."""
+    """Write the tiles of one picture, or the whole picture where tile is 0. Returns how many, or an error's text.
+
+    A marker with the member's checksum and size, written last, says what is done; tiles removed since are made again.
+    """
     stem = os.path.splitext(os.path.basename(name))[0]
     marker = os.path.join(folder, '.done', f'{stem}_{tile}')
-    if os.path.exists(marker) and os.path.getsize(marker):  # an empty one is of a run that was killed as it wrote it
-        with open(marker) as file:
-            return int(file.read())
     try:
+        crc = member_crc(archive, name)
+        done = read_marker(marker)
+        if done and done[0] == crc:
+            found = pieces(stem, *done[1:], tile)
+            if all(os.path.exists(path) for piece in found for path in paths(folder, piece[0], scale)):
+                return len(found)
         hr = mod_crop(read_member(archive, name), scale)
         lr = imresize(hr, 1 / scale)
         if tile and min(hr.shape[:2]) < tile:
             raise ValueError(f'{hr.shape[1]}x{hr.shape[0]} is smaller than a tile of {tile}')
-        boxes = [(y, x, tile, tile) for y in starts(hr.shape[0], tile) for x in starts(hr.shape[1], tile)] \
-            if tile else [(0, 0, *hr.shape[:2])]
-        for y, x, height, width in boxes:
-            label = f'{stem}_{-(-y // tile):02d}_{-(-x // tile):02d}' if tile else stem
-            images.write(os.path.join(folder, 'HR', f'{label}.png'), hr[y:y + height, x:x + width])
-            box = [part // scale for part in (y, y + height, x, x + width)]
-            images.write(os.path.join(folder, 'LR_bicubic', f'X{scale}', f'{label}x{scale}.png'),
-                         lr[box[0]:box[1], box[2]:box[3]])
+        found = pieces(stem, *hr.shape[:2], tile)
+        for label, y, x, height, width in found:
+            hr_path, lr_path = paths(folder, label, scale)
+            images.write(hr_path, hr[y:y + height, x:x + width])
+            images.write(lr_path, lr[y // scale:(y + height) // scale, x // scale:(x + width) // scale])
+        with open(marker, 'w') as file:
+            file.write(f'{crc} {hr.shape[0]} {hr.shape[1]}')
     except (ValueError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:  # RuntimeError: encrypted
         return f'{name}: {error}'
-    with open(marker, 'w') as file:  # last: an interrupted picture is cut again
-        file.write(str(len(boxes)))
-    return len(boxes)
+    return len(found)
+
+
+def member_crc(archive, name):
+    with zipfile.ZipFile(archive) as file:
+        return file.getinfo(name).CRC
+
+
+def read_marker(path):
+    """[checksum, height, width], or None where there is none that is whole."""
+    try:
+        with open(path) as file:
+            numbers = [int(word) for word in file.read().split()]
+    except (FileNotFoundError, ValueError):
+        return None
+    return numbers if len(numbers) == 3 else None
 
 
 def read_member(archive, name):
@@ -91,6 +123,10 @@ def make(split, archive, options):
         raise ValueError(f'{folder}: holds tiles of {", ".join(sorted(others))} pixels, not {tile}; choose another '
                          '--dataset_path, or the --patch_size of before')
     names = members(archive)
+    stems = [os.path.splitext(os.path.basename(name))[0] for name in names]
+    twice = next((stem for stem, other in zip(sorted(stems), sorted(stems)[1:]) if stem == other), None)
+    if twice:
+        raise ValueError(f'{archive}: several pictures are called {twice}; their tiles would replace one another')
     work = partial(cut, archive=archive, folder=folder, scale=options.scale, tile=tile)
     counts, errors = 0, []
     with ProcessPoolExecutor(options.workers) as pool, Progress(len(names), split, 'pictures') as progress:

@@ -5,7 +5,9 @@ Only this file knows that an NPU exists; torch_npu is imported in its branch alo
 
 import contextlib
 import datetime
+import logging
 import os
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -146,13 +148,15 @@ def choose(name):
     return name
 
 
-def open_device(name='auto', device_id=0, device_list=None):
-    """Choose the device and, under torchrun (RANK and WORLD_SIZE set), join the process group.
+def open_device(name='auto', device_id=0, device_list=None, join=False):
+    """Choose the device; with join and under torchrun (RANK and WORLD_SIZE set), join the process group.
 
     device_id: index of the one device; device_list: indices by local rank, instead of 0, 1, 2, ...
+    Raises ValueError for a device that is not there.
     """
     kind = choose(name)
-    world_size, rank = int(os.environ.get('WORLD_SIZE', 1)), int(os.environ.get('RANK', 0))
+    world_size = int(os.environ.get('WORLD_SIZE', 1)) if join else 1
+    rank = int(os.environ.get('RANK', 0)) if join else 0
     if world_size > 1:
         local_rank = int(os.environ.get('LOCAL_RANK', rank))
         device_id = device_list[local_rank] if local_rank < len(device_list or ()) else local_rank
@@ -160,12 +164,37 @@ def open_device(name='auto', device_id=0, device_list=None):
         device = torch.device('cpu')
     else:
         device = torch.device(TORCH_NAMES[kind], device_id or 0)
-        (torch.npu if kind == 'npu' else torch.cuda).set_device(device)
+        module = torch.npu if kind == 'npu' else torch.cuda
+        if device.index >= module.device_count():
+            raise ValueError(f'{kind} device {device.index}: this machine has {module.device_count()}, counted from 0')
+        module.set_device(device)
     if kind == 'gpu':
         torch.backends.cudnn.benchmark = True
     if world_size > 1:
         dist.init_process_group(BACKENDS[kind], timeout=JOIN_TIMEOUT)
     return Device(kind, device, rank, world_size)
+
+
+def run_ranks(count, command):
+    """Run `command` (script and arguments) in `count` processes under torchrun; returns the exit status.
+
+    The first that fails ends all; it is named in one line, and its status returned (1 when a signal killed it).
+    """
+    from torch.distributed import run as torchrun
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    logging.getLogger('torch.distributed').setLevel(logging.CRITICAL)  # its own words for the same take a screen
+    try:
+        torchrun.main(['--standalone', f'--nproc_per_node={count}', *command])
+    except SignalException as stopped:
+        return 128 + stopped.sigval
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        how = f'exited with status {failure.exitcode}' if failure.exitcode > 0 else \
+            f'was killed by signal {-failure.exitcode}'
+        print(f'error: rank {rank} (pid {failure.pid}) {how}; the other ranks were ended', file=sys.stderr, flush=True)
+        return max(failure.exitcode, 1)
+    return 0
 
 
 def torch_version():

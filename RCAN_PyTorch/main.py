@@ -19,7 +19,7 @@ from common import cli, logs
 from common.datasets import load_pair
 from common.evaluation import evaluate
 from dataset import open_batches, open_sampler, protocols, test_pairs, training_pairs
-from device import Device, open_device
+from device import Device, open_device, run_ranks
 from model import RCAN
 from options import check, training_parser
 from training import Meter, Run, StopRequest, restore, share_weights, start_finetuning
@@ -99,7 +99,7 @@ def train(options, device, run):
     fields, workers = {}, -(-options.workers // device.world_size)
     if valid and validation_due(options, state, epoch_steps, total):
         validate(model, options, valid, run, log, state)
-    with open_batches(sampler, range(state['step'], total), workers, device) as batches, StopRequest() as stop:
+    with open_batches(sampler, range(state['step'], total), workers, device) as batches, StopRequest(device) as stop:
         meter = Meter(device, options.batch_size, batches)
         for step, (lr, hr) in enumerate(batches, state['step'] + 1):
             epoch, at_epoch, at_end = (step - 1) // epoch_steps + 1, step % epoch_steps == 0, step == total
@@ -120,6 +120,8 @@ def train(options, device, run):
             if valid and validation_due(options, state, epoch_steps, total):
                 with meter.pause():
                     validate(model, options, valid, run, log, state)
+    if stop.asked:  # rank 0 has saved and left
+        return 128 + stop.asked, None
     if not fields:
         print(f'nothing left to do: the run is at step {state["step"]} of {total}; raise --num_epochs or --train_steps')
         return 0, None
@@ -222,23 +224,14 @@ def summarise(options, device, run, figures, started):
                ('Final loss', f'{figures["loss"]:.6f}')])
 
 
-def spawn_ranks(options, argv):
-    """--multiprocessing_distributed outside torchrun: become torchrun, with one process for each listed device."""
-    if options.world_size > 1:
-        raise ValueError('--world_size above 1: start `torchrun --nnodes=N ... main.py ...` on each machine instead')
-    program = [sys.executable, '-m', 'torch.distributed.run', '--standalone',
-               f'--nproc_per_node={len(options.device_list)}', os.path.abspath(__file__), *argv]
-    os.execv(sys.executable, program)
-
-
 def main(argv=None):
     started, argv = time.time(), sys.argv[1:] if argv is None else argv
     options = training_parser(__doc__).parse_args(argv)
     check(options)
     if options.multiprocessing_distributed and 'RANK' not in os.environ:
-        spawn_ranks(options, argv)
+        return run_ranks(len(options.device_list), [os.path.abspath(__file__), *argv])
     run = Run(options)
-    device = open_device(options.device, options.device_id, options.device_list)
+    device = open_device(options.device, options.device_id, options.device_list, join=True)
     status, figures = train(options, device, run)
     if device.rank == 0 and figures:
         summarise(options, device, run, figures, started)

@@ -3,6 +3,9 @@
 The names of the released port keep their meaning; what differs is in the README.
 """
 
+import math
+import re
+
 from common import cli
 from common.patches import default_cache_dir
 from device import KINDS
@@ -67,7 +70,7 @@ def _add_run(add):
     add('--outputs_dir', required=True, help='results go to OUTPUTS_DIR/X{scale}, or X{scale}_2 ... if that is taken')
     add('--ifcontinue', action='store_true', help='go on from the newest valid checkpoint of the newest run there')
     add('--checkpoint_path', default='', help='with --ifcontinue: this file instead, relative to the run')
-    add('--iffinetuning', action='store_true', help='start from the weights of --finetuning_checkpoint_path')
+    add('--iffinetuning', action='store_true', help='start from other weights, unless --ifcontinue goes on with a run')
     add('--finetuning_checkpoint_path', default='', help='any checkpoint that test.py reads; of any scale')
     add('--log_every', type=int, default=10, help='steps between two log lines')
     add('--save_every', type=int, default=1000, help='steps between two checkpoints; one is written every epoch anyway')
@@ -86,7 +89,7 @@ def loss_scale(text):
     if text == 'dynamic':
         return text
     value = float(text)
-    if value <= 0:
+    if not 0 < value < math.inf:
         raise ValueError(f'loss_scale {text}')
     return value
 
@@ -99,13 +102,17 @@ def check(options):
     for name in ('train_steps', 'test_pictures', 'lr_halve_epochs'):
         if getattr(options, name) < 0:
             raise ValueError(f'--{name} {getattr(options, name)}: expected 0 or more')
-    if not options.lr > 0:
+    if not 0 < options.lr < math.inf:
         raise ValueError(f'--lr {options.lr}: expected a positive number')
+    if not 0 <= options.seed < 2 ** 63:
+        raise ValueError(f'--seed {options.seed}: expected a whole number of 0 or more, below 2^63')
+    if not re.fullmatch('[A-Za-z0-9._-]+', options.arch):
+        raise ValueError(f'--arch {options.arch!r}: it becomes part of file names; expected letters and digits')
+    if options.world_size > 1:
+        raise ValueError('--world_size above 1: start `torchrun --nnodes=N ... main.py ...` on each machine instead')
     if options.multiprocessing_distributed and options.device_id is not None:
         raise ValueError('--device_id names one device, --multiprocessing_distributed uses several: choose one of them')
     if options.iffinetuning != bool(options.finetuning_checkpoint_path):
         raise ValueError('--iffinetuning and --finetuning_checkpoint_path belong together')
-    if options.iffinetuning and options.ifcontinue:
-        raise ValueError('--ifcontinue goes on with a run, --iffinetuning starts one: choose one of them')
     if options.checkpoint_path and not options.ifcontinue:
         raise ValueError('--checkpoint_path says where --ifcontinue starts; to start a new run use --iffinetuning')

@@ -20,6 +20,9 @@ def main(argv=None):
     add('--outputs_dir', required=True, help='pictures and metrics.json go to OUTPUTS_DIR/X{scale}/{dataset}')
     add('--arch', default='RCAN', help='network name, as printed')
     add('--tile', type=int, default=0, help='side of the tiles, LR pixels; 0: whole pictures, as the papers do')
+    for name in ('num_features', 'num_rg', 'num_rcab'):
+        add(f'--{name}', type=int, default=None, help="must be the checkpoint's when given")
+    add('--from_multiprocessing_distributed', action='store_true', help='not needed: such checkpoints are recognised')
     add_options(add)
     options = parser.parse_args(argv)
     upscale, scale = load_with(options, options.checkpoint_path, options.tile)

@@ -158,7 +158,7 @@ class Meter:
     def check(self, *after):
         """Raises ValueError naming the step whose loss is not finite, or EXPLODED times the running mean.
 
-        after: a step and the loss that its weights give, looked at too but not counted.
+        after: a step and the loss that its weights give, looked at too but not part of what read() gives.
         """
         pending = self._pending + [after] * bool(after)
         if not pending:
@@ -167,7 +167,7 @@ class Meter:
         for (step, _), value in zip(pending, values):
             if not math.isfinite(value) or (self._running and value > EXPLODED * self._running):
                 raise ValueError(f'step {step}: the loss is {value:g}, its running mean was {self._running or 0:g}; '
-                                 'stopped, the last checkpoint is from before. A smaller --lr helps, or '
+                                 'stopped, a checkpoint there may be is from before. A smaller --lr helps, or '
                                  '--amp_dtype=bf16, or a lower --loss_scale')
             self._running = value if self._running is None else 0.9 * self._running + 0.1 * value
         self._losses += values[:len(self._pending)]
@@ -204,17 +204,20 @@ class Meter:
 class StopRequest:  # with StopRequest() as stop: ... if stop.asked: ...
     """Ctrl-C and SIGTERM as a wish that the loop grants between two steps; a second one stops at once.
 
-    asked: 0, or the number of the signal.
+    asked: 0, or the number of the signal. Rank 0 saves and leaves; that breaks off what the other ranks do, quietly.
     """
 
+    def __init__(self, device):
+        self.asked, self._follows = 0, device.rank > 0
+
     def __enter__(self):
-        self.asked = 0
         self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind, error, trace):
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        return bool(self.asked and self._follows and isinstance(error, RuntimeError))
 
     def _ask(self, number, _frame):
         if self.asked:

@@ -33,18 +33,20 @@ class Upscaler:
         return np.ascontiguousarray(sr.cpu().numpy())
 
 
-def load(checkpoint, *, scale=None, device='cpu', device_id=0, amp=False):
+def load(checkpoint, *, scale=None, device='cpu', device_id=0, amp=False, size=()):
     """The Upscaler of a checkpoint: ours, the port's, the authors' or BasicSR's; size and scale are read from it.
 
     scale: when given, must be the checkpoint's. device: 'cpu', 'gpu', 'npu' or 'auto'; device_id: its index.
-    amp: convolutions in 16 bit (README, Speed). Raises ValueError for a file that is no RCAN or of another scale.
+    amp: convolutions in 16 bit (README, Speed). size: (argument of RCAN, value or None) that the file must agree with.
+    Raises ValueError for a file that is no RCAN, or of another scale or size.
     """
-    weights, size, _ = read_weights(checkpoint)
-    if scale not in (None, size['scale']):
-        raise ValueError(f'{checkpoint}: a network of scale {size["scale"]}, not {scale}; leave --scale out, or choose '
-                         'another checkpoint')
+    weights, found, _ = read_weights(checkpoint)
+    for name, wanted in (('scale', scale), *size):
+        if wanted not in (None, found[name]):
+            raise ValueError(f'{checkpoint}: a network of {name} {found[name]}, not {wanted}; leave --{name} out, or '
+                             'choose another checkpoint')
     device = open_device(device, device_id)
-    network = RCAN(**size)
+    network = RCAN(**found)
     network.load_state_dict(weights)
     network.requires_grad_(False).eval().to(device.torch, memory_format=device.memory_format)
     return Upscaler(network, device, device.half() if amp else None)
@@ -62,6 +64,8 @@ def add_options(add):
 
 def load_with(options, checkpoint, tile):
     """(upscale, scale) as those options ask for it; tile: side in LR pixels, 0: whole pictures."""
-    whole = load(checkpoint, scale=options.scale, device=options.device, device_id=options.device_id, amp=options.amp)
+    size = [(name, getattr(options, name, None)) for name in ('num_features', 'num_rg', 'num_rcab')]
+    whole = load(checkpoint, scale=options.scale, device=options.device, device_id=options.device_id, amp=options.amp,
+                 size=size)
     upscale = tiled(whole, whole.scale, tile, options.halo)
     return (lambda lr: self_ensemble(upscale, lr)) if options.self_ensemble else upscale, whole.scale

@@ -3,7 +3,7 @@
 . "$(dirname "$0")/../../common/launch.sh"
 batch_size=160 num_epochs=2
 option device_id 0 'index of the device'
-option finetuning_checkpoint_path "" "weights to start from: any checkpoint that test.py reads, of any scale" path required
+option finetuning_checkpoint_path "" "weights to start from, of any scale: what test.py reads" path required
 . test/train_options.sh
-run "$python" main.py "${train_flags[@]}" --device_id="$device_id" --iffinetuning \
-  --finetuning_checkpoint_path="$finetuning_checkpoint_path" --case=perf "${forwarded[@]}"
+[ -n "$ifcontinue" ] || train_flags+=(--iffinetuning --finetuning_checkpoint_path="$finetuning_checkpoint_path")
+run "$python" main.py "${train_flags[@]}" --device_id="$device_id" --case=perf "${forwarded[@]}"

@@ -1,5 +1,4 @@
-# The options of every training launcher here, sourced with batch_size, num_epochs and device_id already set; then the
-# flags of main.py that follow from them, in ${train_flags[@]}.
+# Sourced by the training launchers, batch_size and num_epochs set: their options, and ${train_flags[@]} for main.py.
 option data_path '' 'folder that holds DIV2K/, or what --train_dataset_dir and --test_dataset_dir say' path
 option train_dataset_dir "" 'training pictures, where not below --data_path' path
 option test_dataset_dir "" 'validation pictures, where not below --data_path' path
@@ -21,6 +20,7 @@ train_dataset_dir=${train_dataset_dir:-$data_path} test_dataset_dir=${test_datas
 [ -n "$train_dataset_dir" ] || usage_error 'data_path is missing: the folder that holds DIV2K/'
 [[ ${nproc:-1} =~ ^[1-9][0-9]*$ ]] || usage_error "--nproc=$nproc; expected a number such as 8"
 case $precision in amp|fp32) ;; *) usage_error "--precision=$precision; expected amp or fp32" ;; esac
+STOP_GRACE=${STOP_GRACE:-300}  # seconds: on Ctrl-C the step under way is finished and saved
 npu_environment
 train_log
 train_flags=(--arch="$arch_network" --train_dataset_dir="$train_dataset_dir" --test_dataset_dir="$test_dataset_dir"

@@ -57,7 +57,7 @@ def npu(monkeypatch):
     package.optim = types.SimpleNamespace(NpuFusedAdam=type('NpuFusedAdam', (FusedAdam,), {'calls': calls}))
     monkeypatch.setitem(sys.modules, 'torch_npu', package)
     monkeypatch.setattr(torch, 'npu', types.SimpleNamespace(
-        is_available=recorded('is_available', True), set_device=recorded('set_device'),
+        is_available=recorded('is_available', True), set_device=recorded('set_device'), device_count=lambda: 8,
         synchronize=recorded('synchronize')), raising=False)
     monkeypatch.setitem(device.TORCH_NAMES, 'npu', 'cpu')
     return calls
@@ -65,10 +65,10 @@ def npu(monkeypatch):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """torch.cuda with one card of compute capability 8.0, recorded."""
+    """torch.cuda with eight cards of compute capability 8.0, recorded."""
     calls = []
     for name, result in (('is_available', True), ('set_device', None), ('synchronize', None),
-                         ('get_device_capability', (8, 0)), ('is_bf16_supported', True)):
+                         ('get_device_capability', (8, 0)), ('is_bf16_supported', True), ('device_count', 8)):
         monkeypatch.setattr(torch.cuda, name, lambda *args, _name=name, _result=result, **kwargs:
                             (calls.append((_name, *args)), _result)[1])
     monkeypatch.setattr(torch.backends.cudnn, 'benchmark', False)
@@ -142,7 +142,7 @@ def test_training_on_an_npu(npu, train, tmp_path):
 
 @pytest.mark.parametrize('kind, backend', [('npu', 'hccl'), ('gpu', 'nccl'), ('cpu', 'gloo')])
 def test_process_group(kind, backend, npu, gpu, joined):
-    opened = open_device(kind, None, [4, 6])
+    opened = open_device(kind, None, [4, 6], join=True)
     assert [call[0] for call in joined] == [backend] and joined[0][1]['timeout'].total_seconds() >= 3600
     assert (opened.rank, opened.world_size) == (3, 4)
     assert opened.torch.index == (None if kind == 'cpu' else 6)
@@ -151,8 +151,8 @@ def test_process_group(kind, backend, npu, gpu, joined):
 
 
 def test_local_rank_is_the_device_beyond_the_list(gpu, joined):
-    assert open_device('gpu', None, [5]).torch.index == 1
-    assert open_device('gpu', None, None).torch.index == 1
+    assert open_device('gpu', None, [5], join=True).torch.index == 1
+    assert open_device('gpu', None, None, join=True).torch.index == 1
 
 
 @pytest.mark.parametrize('kind', ['npu', 'gpu', 'cpu'])
@@ -175,6 +175,15 @@ def test_opening_a_gpu(gpu):
     opened.synchronize()
     assert gpu[-1] == ('synchronize', opened.torch)
     assert opened.adam([torch.nn.Parameter(torch.zeros(1))], 1e-4).defaults['fused']
+
+
+def test_a_device_that_is_not_there(gpu):
+    with pytest.raises(ValueError, match='gpu device 9: this machine has 8'):
+        open_device('gpu', 9)
+
+
+def test_inference_joins_no_process_group(joined):
+    assert open_device('cpu').world_size == 1 and not joined
 
 
 def test_cards_that_only_emulate_bf16_get_fp16(gpu, monkeypatch):
