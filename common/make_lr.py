@@ -45,14 +45,15 @@ def _is_there(path, size):
         return False
 
 
-def _leave_ctrl_c_to_the_parent():
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _begin_worker(parent):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is left to the parent
+    cli.end_with_parent(parent)
 
 
 def make_all(pictures, scales, workers):
     """(LR pictures written, messages about HR pictures that could not be used), in `workers` processes."""
     written, problems = 0, []
-    pool = ProcessPoolExecutor(workers, initializer=_leave_ctrl_c_to_the_parent)
+    pool = ProcessPoolExecutor(workers, initializer=_begin_worker, initargs=(os.getpid(),))
     jobs = [pool.submit(make, path, scales) for path in pictures]
     try:
         with Progress(len(jobs), 'make_lr', 'pictures') as progress:

@@ -45,6 +45,12 @@ def test_a_closed_pipe_ends_quietly():
     assert (done.stdout, done.stderr) == (b'0\n', b'')
 
 
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='only Linux tells a process that its parent ended')
+def test_a_worker_whose_parent_ended_before_it_began_ends():
+    assert script('cli.end_with_parent(os.getppid())').returncode == 0
+    assert script('cli.end_with_parent(-1)').returncode == 1
+
+
 @pytest.fixture
 def parser():
     parser = cli.Parser(prog='train.py')

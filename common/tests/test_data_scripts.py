@@ -1,6 +1,10 @@
 """make_lr, make_sample and check_data as users start them."""
+import contextlib
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +97,34 @@ def test_make_lr_names_dead_links_and_pictures_of_one_name(tmp_path):
     assert status == 1 and '1 LR pictures written for 1 of 4' in out
     assert all(name in err for name in ('link.png: No such file', 'twin.png: another', 'twin.bmp: another'))
     assert [path.name for path in (tmp_path / 'LR_bicubic' / 'X2').iterdir()] == ['goodx2.png']
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='only Linux tells a process that its parent ended')
+def test_workers_of_a_killed_make_lr_end(tmp_path):
+    """kill -9 of the parent in the middle; its group holds nobody but the workers then."""
+    program = ('import os, signal\nfrom common import make_lr\n'
+               'def kill(path, scales): os.kill(os.getppid(), signal.SIGKILL)\n'
+               'make_lr.make = kill\nmake_lr.make_all(["a", "b"], [2], 2)\n')
+    child = subprocess.Popen([sys.executable, '-c', program], start_new_session=True, stderr=subprocess.DEVNULL,
+                             env=dict(os.environ, PYTHONPATH=str(COMMON.parent)))
+    assert child.wait(60) == -signal.SIGKILL
+    end = time.time() + 10
+    while alive(child.pid) and time.time() < end:
+        time.sleep(0.05)
+    left = alive(child.pid)
+    if left:
+        os.killpg(child.pid, signal.SIGKILL)
+    assert not left
+
+
+def alive(group):
+    """Processes of the group that are not just waiting to be reaped."""
+    found = []
+    for path in Path('/proc').glob('[0-9]*/stat'):
+        with contextlib.suppress(OSError):  # it has just ended
+            state, _, process_group = path.read_text().rpartition(')')[2].split()[:3]
+            found += [path] * (process_group == str(group) and state != 'Z')
+    return found
 
 
 def test_make_lr_refuses(tmp_path):
