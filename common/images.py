@@ -198,7 +198,7 @@ def _upright(array, orientation):
         array = array[::-1]
     if orientation in (5, 6, 7, 8):
         array = np.swapaxes(array, 0, 1)
-    return np.ascontiguousarray(array)
+    return np.array(array, order='C')  # ascontiguousarray would keep negative strides of sides of length 1
 
 
 def _decode(picture, data):

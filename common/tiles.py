@@ -66,13 +66,18 @@ def _upscale(upscale, lr, scale, tile, halo, progress):
 
 def call(upscale, lr, scale):
     """upscale(lr), [scale*H, scale*W, 3]; ValueError for an answer of another size, or with NaN or infinite values."""
-    sr = np.asarray(upscale(np.ascontiguousarray(lr)))
+    sr = np.asarray(upscale(_plain(lr)))
     expected = (scale * lr.shape[0], scale * lr.shape[1], 3)
     if sr.shape != expected:
         raise ValueError(f'the network made {sr.shape} of {lr.shape}; expected {expected}: is it for scale {scale}?')
     if not np.isfinite(sr).all():
         raise ValueError('the network gave NaN or infinite values; is the checkpoint one of a run that diverged?')
     return sr
+
+
+def _plain(array):
+    """`array` in C order with positive strides: ascontiguousarray keeps negative ones of sides of length 1."""
+    return array if array.flags.c_contiguous and min(array.strides) > 0 else np.array(array, order='C')
 
 
 def _split(core, tile):
@@ -117,7 +122,7 @@ def self_ensemble(upscale, lr):
             for width_step in (1, -1):
                 variant = lr[::height_step, ::width_step]
                 variant = variant.transpose(1, 0, 2) if transpose else variant
-                sr = np.asarray(upscale(np.ascontiguousarray(variant)), np.float32)
+                sr = np.asarray(upscale(_plain(variant)), np.float32)
                 sr = sr.transpose(1, 0, 2) if transpose else sr
                 total = total + sr[::height_step, ::width_step]
     return total / np.float32(8)

@@ -48,6 +48,7 @@ def put(tmp_path):
 def check(path, expected):
     result = read(path)
     assert result.dtype == expected.dtype and result.flags.c_contiguous and result.flags.writeable
+    assert min(result.strides) > 0  # torch.from_numpy refuses others
     np.testing.assert_array_equal(result, expected)
     assert size(path) == expected.shape[:2]
     color = read(path, channels=3)
@@ -140,6 +141,7 @@ def test_orientation(put, orientation):
     tag = chunk(b'eXIf', exif(orientation)[6:])
     check(put(png(array, 2, 8, extra=tag)), upright(array, orientation))
     check(put(png(deep, 2, 16, after=tag)), upright(deep, orientation))
+    check(put(png(array[:, :1].copy(), 2, 8, extra=tag)), upright(array[:, :1], orientation))
     check(put(pillow(array, 'WEBP', lossless=True, exif=exif(orientation))), upright(array, orientation))
     for stored in (array, deep, array[:, :, 0].copy(), deep[:, :, 0].copy()):
         check(put(tiff(stored, orientation)), upright(stored, orientation))

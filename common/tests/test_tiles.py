@@ -153,3 +153,14 @@ def test_self_ensemble_is_the_mean_over_the_eight_variants():
     seen = []
     tiles.self_ensemble(lambda x: (seen.append(x), nearest(x))[1], lr)
     assert all(np.array_equal(a, b) and a.flags.c_contiguous for a, b in zip(seen, variants)) and len(seen) == 8
+
+
+@pytest.mark.parametrize('height, width', [(1, 5), (5, 1), (1, 1)])
+def test_what_upscale_gets_has_positive_strides_at_sides_of_length_one(height, width):
+    """torch.from_numpy refuses negative ones."""
+    def upscale(lr):
+        assert lr.flags.c_contiguous and min(lr.strides) > 0
+        return nearest(lr)
+    lr = picture(height, width)
+    np.testing.assert_allclose(tiles.self_ensemble(upscale, lr), nearest(lr), rtol=1e-6)
+    np.testing.assert_array_equal(tiles.upscale_tiled(upscale, lr[::-1, ::-1], 2, 16, 4), nearest(lr[::-1, ::-1]))
