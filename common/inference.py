@@ -1,6 +1,7 @@
 """Upscale a user's files with any upscale function: a picture, a folder of pictures, or a video."""
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -32,7 +33,7 @@ def upscale_picture(upscale, image, scale):
 
 
 def upscale_path(upscale, source, target, scale):
-    """Upscale a picture, every picture of a folder, or a video; returns the paths written.
+    """Upscale a picture, every picture of a folder, or a video; says what it has written, and returns the paths.
 
     target: a file name (for one picture or video), else a folder, which gets {stem}_x{scale}.png per picture.
     In a folder a picture that fails is named and the others are done; then ValueError is raised. ValueError also for a
@@ -51,11 +52,25 @@ def upscale_path(upscale, source, target, scale):
         target = _target(source, target, images.EXTENSIONS, f'_x{scale}.png')
         picture = images.read(source)
         images.encoder(target, picture)  # what the target cannot hold is told before the work, not after it
-        images.write(target, upscale_picture(upscale, picture, scale))
+        with _tiles_shown():
+            sr = upscale_picture(upscale, picture, scale)
+        images.write(target, sr)
     else:
         known = ' '.join(images.EXTENSIONS + video.EXTENSIONS)
         raise ValueError(f'{source}: unknown kind of file; known extensions: {known}')
+    print(f'written to {target}', flush=True)
     return [target]
+
+
+@contextlib.contextmanager
+def _tiles_shown():
+    """A progress of the tiles of one picture; those of each pass of a self-ensemble are added when it begins."""
+    with logs.Progress(None, 'upscale', 'tiles') as progress:
+        def show(done, total):
+            progress.total = progress.done + 1 + total - done
+            progress.update()
+        with tiles.watched(show):
+            yield
 
 
 def _upscale_frames(upscale, frames, scale):
@@ -95,6 +110,7 @@ def _upscale_folder(upscale, source, target, scale):
                 failed.append(picture.name)
                 print(f'error: {cli.describe(error, picture)}', file=sys.stderr, flush=True)
             progress.update(text=picture.name)
+    print(f'{len(written)} of {len(pictures)} pictures written to {target}', flush=True)
     if failed:
         raise ValueError(f'{len(failed)} of {len(pictures)} pictures in {source} failed: ' + ', '.join(failed))
     return written

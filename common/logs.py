@@ -129,7 +129,8 @@ class Progress:
         return self
 
     def __exit__(self, *_):
-        self._show(end=True)
+        if self.total is not None or self.done:  # what never was counted has nothing to show
+            self._show(end=True)
         if self.stream is not sys.stderr:
             self.stream.close()
 

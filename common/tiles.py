@@ -1,6 +1,8 @@
 """Upscaling with bounded memory (tiles) and with self-ensemble, over any function lr [H,W,3] -> sr [sH,sW,3]."""
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import re
 import sys
 
@@ -8,6 +10,7 @@ import numpy as np
 
 SMALLEST_TILE = 16  # LR pixels; where not even this fits, the memory error is raised
 OUT_OF_MEMORY = re.compile(r'out ?of ?memory|resource_?exhausted|alloc', re.IGNORECASE)
+_WATCHER = contextvars.ContextVar('watcher', default=None)
 
 
 def upscale_tiled(upscale, lr, scale, tile, halo, *, progress=None):
@@ -24,13 +27,26 @@ def upscale_tiled(upscale, lr, scale, tile, halo, *, progress=None):
 
 
 def tiled(upscale, scale, tile, halo):
-    """An upscale function lr -> sr that works by tiles and keeps to the smaller tile once memory has run out."""
+    """An upscale function lr -> sr that works by tiles and keeps to the smaller tile once memory has run out.
+
+    Its tiles are reported to whoever calls it within `watched`.
+    """
     largest = [tile]
 
     def upscale_by_tiles(lr):
-        sr, largest[0] = _upscale(upscale, lr, scale, largest[0], halo, None)
+        sr, largest[0] = _upscale(upscale, lr, scale, largest[0], halo, _WATCHER.get())
         return sr
     return upscale_by_tiles
+
+
+@contextlib.contextmanager
+def watched(progress):
+    """Within it progress(done, total) is called after every tile of a `tiled` function, however deep it is wrapped."""
+    token = _WATCHER.set(progress)
+    try:
+        yield
+    finally:
+        _WATCHER.reset(token)
 
 
 def _upscale(upscale, lr, scale, tile, halo, progress):

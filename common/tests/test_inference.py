@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from common import images, inference, video
+from common import images, inference, tiles, video
 from common.resize import imresize
 
 
@@ -77,6 +77,23 @@ def test_bad_paths_are_named_and_nothing_is_written(tmp_path, source, target, me
     with pytest.raises(ValueError, match=message):
         inference.upscale_path(nearest, tmp_path / source, tmp_path / target, 2)
     assert before == ((tmp_path / 'a.png').read_bytes(), sorted(tmp_path.rglob('*')))
+
+
+def test_a_run_says_what_it_does_and_has_done(tmp_path, capsys):
+    for name in ('a.png', 'b.png'):
+        images.write(tmp_path / 'in' / name, picture(40, 30, 3))
+    by_tiles = tiles.tiled(nearest, 2, 20, 2)
+    inference.upscale_path(by_tiles, tmp_path / 'in' / 'a.png', tmp_path, 2)
+    printed = capsys.readouterr()
+    assert printed.out == f'written to {tmp_path / "a_x2.png"}\n'
+    assert printed.err.startswith('upscale: 4/4 tiles ')
+    inference.upscale_path(lambda lr: tiles.self_ensemble(by_tiles, lr), tmp_path / 'in' / 'a.png', tmp_path, 2)
+    assert capsys.readouterr().err.startswith('upscale: 32/32 tiles ')
+    inference.upscale_path(nearest, tmp_path / 'in' / 'a.png', tmp_path, 2)
+    assert capsys.readouterr().err == ''
+    inference.upscale_path(by_tiles, tmp_path / 'in', tmp_path / 'out', 2)
+    printed = capsys.readouterr()
+    assert printed.out == f'2 of 2 pictures written to {tmp_path / "out"}\n' and 'tiles' not in printed.err
 
 
 def test_what_the_target_cannot_hold_is_told_before_the_work(tmp_path):
