@@ -3,7 +3,7 @@
 Makes a tiny DIV2K, benchmark and REDS tree of the photographs in common/sample, to try every command on real data:
 
     DIV2K/DIV2K_{train,valid}_HR, _LR_bicubic/X2 X3 X4 X8     four training photographs, one for validation
-    benchmark/Sample/HR, LR_bicubic/X2 X3 X4 X8               two photographs that are not in the training set
+    benchmark/Sample/HR, LR_bicubic/X2 X3 X4 X8               one photograph, neither trained nor validated on
     reds/images/{000,001,002,011,015,020}/{truth,blur4}       slow sub-pixel pans and zooms: 12 frames, x4
 """
 import os
@@ -24,7 +24,7 @@ HR_FILES = {
         'DIV2K/DIV2K_train_HR/0001.png': 'coffee', 'DIV2K/DIV2K_train_HR/0002.png': 'hubble_deep_field',
         'DIV2K/DIV2K_train_HR/0003.png': 'retina', 'DIV2K/DIV2K_train_HR/0004.png': 'rocket',
         'DIV2K/DIV2K_valid_HR/0801.png': 'astronaut'},
-    'benchmark': {'benchmark/Sample/HR/astronaut.png': 'astronaut', 'benchmark/Sample/HR/chelsea.png': 'chelsea'}}
+    'benchmark': {'benchmark/Sample/HR/chelsea.png': 'chelsea'}}
 SCALES = (2, 3, 4, 8)
 FRAMES, HEIGHT, WIDTH = 12, 144, 256  # HR sides are multiples of 16: the x4 LR sides are multiples of EDVR's 4
 CLIPS = {  # clip: photograph, motion of the window in pixels per frame (x, y), growth of the window per frame
