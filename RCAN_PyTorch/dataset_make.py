@@ -129,7 +129,8 @@ def make(split, archive, options):
         raise ValueError(f'{archive}: several pictures are called {twice}; their tiles would replace one another')
     work = partial(cut, archive=archive, folder=folder, scale=options.scale, tile=tile)
     counts, errors = 0, []
-    with ProcessPoolExecutor(options.workers) as pool, Progress(len(names), split, 'pictures') as progress:
+    with ProcessPoolExecutor(options.workers, initializer=cli.end_with_parent, initargs=(os.getpid(),)) as pool, \
+            Progress(len(names), split, 'pictures') as progress:
         for result in pool.map(work, names):
             if isinstance(result, str):
                 errors.append(result)

@@ -103,7 +103,7 @@ def train(options, device, run):
         meter = Meter(device, options.batch_size, batches)
         for step, (lr, hr) in enumerate(batches, state['step'] + 1):
             epoch, at_epoch, at_end = (step - 1) // epoch_steps + 1, step % epoch_steps == 0, step == total
-            learning_rate = set_learning_rate(model.optimiser, options, epoch)
+            learning_rate = set_learning_rate(model.optimiser, options, step)
             meter.count(step, train_step(model, lr, hr))
             state['step'], asked = step, stop.asked
             if step % options.log_every == 0 or at_end:
@@ -152,9 +152,9 @@ def resume(options, run, device):
     return state
 
 
-def set_learning_rate(optimiser, options, epoch):
-    """Set and return the rate of an epoch, counted from 1: constant as in the port, or halved every so many epochs."""
-    halvings = (epoch - 1) // options.lr_halve_epochs if options.lr_halve_epochs else 0
+def set_learning_rate(optimiser, options, step):
+    """Set and return the rate of a step, counted from 1: constant as in the port, or halved every so many steps."""
+    halvings = (step - 1) // options.lr_halve_steps if options.lr_halve_steps else 0
     for group in optimiser.param_groups:
         group['lr'] = options.lr * 0.5 ** halvings
     return options.lr * 0.5 ** halvings

@@ -46,7 +46,7 @@ def _add_recipe(add):
     add('--num_epochs', type=int, default=600, help='epochs in all, those before --ifcontinue included')
     add('--train_steps', type=int, default=0, help='steps in all, instead of --num_epochs')
     add('--lr', type=float, default=1e-4, help='learning rate of Adam')
-    add('--lr_halve_epochs', type=int, default=0, help='halve the rate every so many epochs (the paper: 200); 0: never')
+    add('--lr_halve_steps', type=int, default=0, help='halve the rate every so many steps, the paper 200000; 0: never')
     add('--seed', type=int, default=123, help='of the first weights, the order of the pictures and the crops')
 
 
@@ -99,7 +99,7 @@ def check(options):
     for name in ('scale', 'patch_size', 'batch_size', 'num_epochs', 'workers', 'log_every', 'save_every', 'test_every'):
         if getattr(options, name) < 1:
             raise ValueError(f'--{name} {getattr(options, name)}: expected 1 or more')
-    for name in ('train_steps', 'test_pictures', 'lr_halve_epochs'):
+    for name in ('train_steps', 'test_pictures', 'lr_halve_steps'):
         if getattr(options, name) < 0:
             raise ValueError(f'--{name} {getattr(options, name)}: expected 0 or more')
     if not 0 < options.lr < math.inf:

@@ -256,3 +256,21 @@ def test_impossible_options(options, zips, tmp_path):
     with pytest.raises(ValueError) as error:
         make(zips, tmp_path / 'tiles', **options)
     assert next(iter(options)) in str(error.value)
+
+
+def test_lost_tiles_and_a_new_archive_are_made_again(zips, tmp_path, photo):
+    make(zips, tmp_path / 'tiles')
+    whole = files(tmp_path / 'tiles')
+    for path in list((tmp_path / 'tiles').rglob('0001_00_*'))[:3]:
+        path.unlink()
+    make(zips, tmp_path / 'tiles')
+    assert files(tmp_path / 'tiles') == whole
+    archive(zips / 'DIV2K_train_HR.zip', {'0001.png': photo[:64, :64, ::-1]})
+    make(zips, tmp_path / 'tiles')
+    assert files(tmp_path / 'tiles') != whole
+
+
+def test_two_members_of_one_name_are_refused(zips, tmp_path, photo):
+    archive(zips / 'DIV2K_train_HR.zip', {'a/0001.png': photo[:64, :64], 'b/0001.png': photo[64:128, :64]})
+    with pytest.raises(ValueError, match='several pictures are called 0001'):
+        make(zips, tmp_path / 'tiles')

@@ -29,7 +29,7 @@ def assert_equal_state(found, expected):
 @pytest.mark.parametrize('options, name', [
     ({}, LAST), ({'amp': True, 'amp_dtype': 'bf16'}, 'RCAN_epoch_last_amp.pth'),
     ({'amp': True, 'amp_dtype': 'fp16', 'loss_scale': 'dynamic'}, 'RCAN_epoch_last_amp.pth'),
-    ({'style': 'port', 'scale': 3, 'lr_halve_epochs': 1}, LAST)], ids=['fp32', 'bf16', 'fp16', 'port x3 halving'])
+    ({'style': 'port', 'scale': 3, 'lr_halve_steps': 2}, LAST)], ids=['fp32', 'bf16', 'fp16', 'port x3 halving'])
 def test_resuming_is_exact(options, name, train, out):
     folder = f'X{options.get("scale", 2)}'
     assert train(train_steps=60, **options) == 0  # an epoch has 27 steps

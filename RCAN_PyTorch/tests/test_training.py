@@ -68,7 +68,7 @@ def test_fine_tuning_with_a_reduction_that_does_not_divide(train, out):
     ({'device': 'tpu'}, ('tpu', 'npu')), ({'device_list': 'a,b'}, ('device_list',)),
     ({'patch_size': 4000}, ('0001', '4000')),
     ({'train_steps': -3}, ('--train_steps -3',)), ({'test_pictures': -1}, ('--test_pictures -1',)),
-    ({'lr_halve_epochs': -2}, ('--lr_halve_epochs -2',)), ({'seed': -1}, ('seed',)),
+    ({'lr_halve_steps': -2}, ('--lr_halve_steps -2',)), ({'seed': -1}, ('seed',)),
     ({'finetuning_checkpoint_path': 'nowhere.pth', 'iffinetuning': True}, ('nowhere.pth',))],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else '')
 def test_impossible_options(options, words, train, out, capsys):
@@ -110,9 +110,9 @@ def test_a_pair_of_other_sizes_is_named(train, data, out, tmp_path, capsys, phot
 
 
 def test_learning_rate_is_halved(train, out):
-    train(num_epochs=3, lr_halve_epochs=1, lr=8e-4)
-    rates = {r['epoch']: r['learning_rate'] for r in read_records(out / 'X2' / 'train.jsonl')}
-    assert rates == {1: 8e-4, 2: 4e-4, 3: 2e-4}
+    train(train_steps=5, lr_halve_steps=2, lr=8e-4)
+    rates = {r['step']: r['learning_rate'] for r in read_records(out / 'X2' / 'train.jsonl')}
+    assert rates == {1: 8e-4, 2: 8e-4, 3: 4e-4, 4: 4e-4, 5: 2e-4}
 
 
 def test_records(train, data, out):
