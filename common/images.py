@@ -18,14 +18,14 @@ import numpy as np
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from common import files
+from common.encoders import PNG_SIGNATURE, WRITERS
 
 PIXEL_LIMIT = 200_000_000  # pixels; a forged header must not make us allocate all memory
 EXTENSIONS = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 
-_PNG = b'\x89PNG\r\n\x1a\n'
 # Pillow's readers are called by name: Image.open would apply Pillow's own pixel limit and accept fifty other formats.
 _READERS = {
-    _PNG: PngImagePlugin.PngImageFile,
+    PNG_SIGNATURE: PngImagePlugin.PngImageFile,
     b'\xff\xd8\xff': JpegImagePlugin.JpegImageFile,
     b'BM': BmpImagePlugin.BmpImageFile,
     b'II*\0': TiffImagePlugin.TiffImageFile,
@@ -63,11 +63,26 @@ def size(path):
         return _open(stream)[1]
 
 
-def write(path, image):
+def profile(path):
+    """The ICC colour profile of picture `path`, bytes, or None: also where it is of other colours than `read` gives.
+
+    Errors as in `read`.
+    """
+    with _naming(path), open(path, 'rb') as stream:
+        picture = _open(stream)[0]
+        stored = picture.info.get('icc_profile')
+        stream.seek(25)  # Pillow's mode of a PNG of gray and alpha, 16 bit, is RGBA
+        gray = stream.read(1) in b'\0\4' if picture.format == 'PNG' else picture.mode[0] in '1LI'
+        colours = b'GRAY' if gray else b'RGB '  # ICC.1:2010, 7.2.6
+        return stored if stored and picture.mode != 'CMYK' and stored[16:20] == colours else None
+
+
+def write(path, image, profile=None):
     """Write `image`, uint8 or uint16, [H,W] or [H,W,C] in the channel order of `read`, in the format of the extension.
 
     .png holds 1 to 4 channels of 8 or 16 bit; .tif and .tiff too, save gray and alpha of 16 bit; .jpg and .jpeg
     (quality 95, no chroma subsampling) and .bmp gray or RGB of 8 bit; .webp (lossless) RGB or RGBA of 8 bit.
+    profile: ICC colour profile to be kept with it; .bmp and 16-bit TIFF hold none.
     Folders are made as needed. A reader never sees a half-written file: it is written beside `path`, then renamed.
     Of a link, the file that it leads to is replaced. Raises ValueError for what the format cannot hold and for a path
     where no file but a folder, pipe or device is; OSError naming the path when the disk refuses.
@@ -75,7 +90,7 @@ def write(path, image):
     image = np.asarray(image)
     encode = encoder(path, image)
     with _naming(path, 'written'):
-        data = encode(np.ascontiguousarray(image[:, :, 0] if image.shape[2:] == (1,) else image))
+        data = encode(np.ascontiguousarray(image[:, :, 0] if image.shape[2:] == (1,) else image), profile)
     _replace(path, data)
 
 
@@ -85,14 +100,14 @@ def encoder(path, image):
     Called before hours of upscaling, it tells at once that their result could not be kept.
     """
     extension = Path(path).suffix.lower()
-    if extension not in _WRITERS:
+    if extension not in WRITERS:
         raise ValueError(f'{path}: extension {Path(path).suffix!r} is none of {", ".join(EXTENSIONS)}')
     channels = image.shape[2] if image.ndim == 3 else 1
     if image.dtype not in (np.uint8, np.uint16) or image.ndim not in (2, 3) or not image.size or channels > 4:
         raise ValueError(f'{path}: cannot write {image.dtype} of shape {image.shape}; expected uint8 or uint16, [H,W] '
                          f'or [H,W,1..4] (common.images.to_uint8 rounds floats)')
     files.destination(path)
-    encode, held = _WRITERS[extension]
+    encode, held = WRITERS[extension]
     kind = (image.dtype.itemsize * 8, channels)
     if kind not in held:
         raise ValueError(f'{path}: {extension} does not hold {kind[1]} channel(s) of {kind[0]} bit; .png does')
@@ -132,7 +147,7 @@ def _open(stream):
     reader = next((reader for magic, reader in _READERS.items() if start.startswith(magic)), None)
     if reader is None:
         raise ValueError('the file is empty' if not start else 'not a PNG, JPEG, BMP, TIFF or WebP file')
-    exif = _png_exif(stream) if start.startswith(_PNG) else None
+    exif = _png_exif(stream) if start.startswith(PNG_SIGNATURE) else None
     stream.seek(0)
     picture = reader(stream)
     if picture.format == 'TIFF':  # both decoders turn TIFF upright; Pillow's `size` says so in some versions only
@@ -146,7 +161,7 @@ def _open(stream):
 
 def _png_chunks(stream):
     """(kind, start of the body, length) of the chunks of a PNG file, as far as it goes."""
-    position = len(_PNG)
+    position = len(PNG_SIGNATURE)
     while True:
         stream.seek(position)
         head = stream.read(8)
@@ -254,56 +269,6 @@ def _rgb8(array):
         array = array[:, :, None]
     color = array[:, :, :3] if array.shape[2] > 2 else np.repeat(array[:, :, :1], 3, axis=2)
     return np.ascontiguousarray(color)
-
-
-def _png(image):
-    """The PNG file of [H,W] or [H,W,1..4], uint8 or uint16: Pillow and OpenCV lack gray and alpha of 16 bit.
-
-    Every row has filter 3 (average of left and above): files as small as those of the libraries, sooner.
-    """
-    height, width = image.shape[:2]
-    channels = 1 if image.ndim == 2 else image.shape[2]
-    pixel = channels * image.dtype.itemsize  # bytes
-    raw = image.astype(image.dtype.newbyteorder('>')).reshape(height, -1).view(np.uint8)  # [H, W*pixel]
-    around = np.zeros(raw.shape, np.uint16)
-    around[:, pixel:] += raw[:, :-pixel]
-    around[1:] += raw[:-1]
-    rows = np.full((height, width * pixel + 1), 3, np.uint8)
-    np.subtract(raw, (around >> 1).astype(np.uint8), out=rows[:, 1:])
-    header = struct.pack('>IIBBBBB', width, height, image.dtype.itemsize * 8, (0, 4, 2, 6)[channels - 1], 0, 0, 0)
-    parts = [_PNG]
-    for kind, body in ((b'IHDR', header), (b'IDAT', zlib.compress(rows.tobytes(), 3)), (b'IEND', b'')):
-        parts += [struct.pack('>I', len(body)), kind, body, struct.pack('>I', zlib.crc32(kind + body))]
-    return b''.join(parts)
-
-
-def _by_pillow(form, **options):
-    def encode(image):
-        stream = io.BytesIO()
-        Image.fromarray(image).save(stream, form, **options)
-        return stream.getvalue()
-    return encode
-
-
-def _tiff(image):
-    if image.dtype == np.uint8:
-        return _by_pillow('TIFF', compression='tiff_lzw')(image)
-    swapped = image if image.ndim == 2 else image[:, :, [2, 1, 0, 3][:image.shape[2]]]
-    return cv2.imencode('.tiff', np.ascontiguousarray(swapped))[1].tobytes()
-
-
-# extension: (encoder, the pairs of bits and channels that it holds)
-_JPEG = (_by_pillow('JPEG', quality=95, subsampling=0), {(8, 1), (8, 3)})
-_TIFF = (_tiff, {(8, 1), (8, 2), (8, 3), (8, 4), (16, 1), (16, 3), (16, 4)})
-_WRITERS = {
-    '.png': (_png, {(bits, channels) for bits in (8, 16) for channels in (1, 2, 3, 4)}),
-    '.jpg': _JPEG,
-    '.jpeg': _JPEG,
-    '.bmp': (_by_pillow('BMP'), {(8, 1), (8, 3)}),
-    '.tif': _TIFF,
-    '.tiff': _TIFF,
-    '.webp': (_by_pillow('WEBP', lossless=True, exact=True, method=1, quality=20), {(8, 3), (8, 4)}),
-}
 
 
 def _replace(path, data):

@@ -37,7 +37,8 @@ def upscale_path(upscale, source, target, scale):
 
     target: a file name (for one picture or video), else a folder, which gets {stem}_x{scale}.png per picture.
     In a folder a picture that fails is named and the others are done; then ValueError is raised. ValueError also for a
-    source of unknown kind and for a target that is the source; OSError at once when the disk is full.
+    source of unknown kind and for a target that is the source; OSError at once when the disk is full. Colour profiles
+    of pictures are kept.
     """
     source, target = Path(source), Path(target)
     if source.is_dir():
@@ -54,12 +55,20 @@ def upscale_path(upscale, source, target, scale):
         images.encoder(target, picture)  # what the target cannot hold is told before the work, not after it
         with _tiles_shown():
             sr = upscale_picture(upscale, picture, scale)
-        images.write(target, sr)
+        _write(target, sr, source)
     else:
         known = ' '.join(images.EXTENSIONS + video.EXTENSIONS)
         raise ValueError(f'{source}: unknown kind of file; known extensions: {known}')
     print(f'written to {target}', flush=True)
     return [target]
+
+
+def _write(target, sr, source):
+    """Write `sr` with the colour profile of `source`: its numbers mean other colours without it."""
+    profile = images.profile(source)
+    images.write(target, sr, profile)
+    if profile and images.profile(target) != profile:
+        print(f'warning: {target}: cannot hold the colour profile of {source}; .png does', file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -102,7 +111,7 @@ def _upscale_folder(upscale, source, target, scale):
     with logs.Progress(len(pictures), 'upscale', 'pictures') as progress:
         for picture, result in pictures:
             try:
-                images.write(result, upscale_picture(upscale, images.read(picture), scale))
+                _write(result, upscale_picture(upscale, images.read(picture), scale), picture)
                 written.append(result)
             except (ValueError, OSError) as error:
                 if files.disk_is_full(error):

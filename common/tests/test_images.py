@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from picture_files import FULL, chunk, exif, interlaced, picture, pillow, png, smooth, tiff
 from PIL import Image
 
-from common import images
+from common import encoders, images
 from common.images import EXTENSIONS, list_pictures, read, size, to_uint8, write
 
 pytestmark = pytest.mark.filterwarnings('ignore:Corrupt EXIF', 'ignore:Truncated File')  # Pillow's, of TIFF
@@ -58,7 +58,7 @@ def check(path, expected):
     np.testing.assert_array_equal(color, wide if expected.dtype == np.uint8 else np.rint(wide / 257))
 
 
-@pytest.mark.parametrize('extension, held', [(extension, held) for extension, (_, held) in images._WRITERS.items()])
+@pytest.mark.parametrize('extension, held', [(extension, held) for extension, (_, held) in encoders.WRITERS.items()])
 def test_what_is_written_is_read_back(tmp_path, extension, held):
     for bits in (8, 16):
         for channels in (1, 2, 3, 4):
@@ -315,7 +315,7 @@ def test_list_pictures(tmp_path):
         (tmp_path / name).write_bytes(b'')
     (tmp_path / 'folder.png').mkdir()
     assert [path.name for path in list_pictures(str(tmp_path))] == ['a.jpeg', 'b.PNG', 'c.TIF', 'ü.webp']
-    assert {'.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp'} == set(EXTENSIONS) == set(images._WRITERS)
+    assert {'.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp'} == set(EXTENSIONS) == set(encoders.WRITERS)
 
 
 def test_to_uint8():

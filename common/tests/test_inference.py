@@ -96,6 +96,18 @@ def test_a_run_says_what_it_does_and_has_done(tmp_path, capsys):
     assert printed.out == f'2 of 2 pictures written to {tmp_path / "out"}\n' and 'tiles' not in printed.err
 
 
+def test_colour_profiles_go_with_the_pictures(tmp_path, capsys):
+    profile = bytes(16) + b'RGB ' + bytes(108)
+    source = tmp_path / 'in' / 'a.jpg'
+    images.write(source, picture(4, 4, 3), profile)
+    inference.upscale_path(nearest, source, tmp_path, 2)
+    inference.upscale_path(nearest, source.parent, tmp_path / 'out', 2)
+    assert images.profile(tmp_path / 'a_x2.png') == images.profile(tmp_path / 'out' / 'a_x2.png') == profile
+    assert 'profile' not in capsys.readouterr().err
+    inference.upscale_path(nearest, source, tmp_path / 'a.bmp', 2)
+    assert f'{tmp_path / "a.bmp"}: cannot hold the colour profile' in capsys.readouterr().err
+
+
 def test_what_the_target_cannot_hold_is_told_before_the_work(tmp_path):
     def upscale(_):
         raise AssertionError('the network ran')
