@@ -38,8 +38,9 @@ class Parser(argparse.ArgumentParser):
 
 def nearest(word, known):
     """`; did you mean X?` for the known word most like `word`, or '' when none is near."""
-    matches = difflib.get_close_matches(word, list(known), n=1)
-    return f'; did you mean {matches[0]}?' if matches else ''
+    bare = {other.lstrip('-'): other for other in known}  # equal dashes make no likeness
+    matches = difflib.get_close_matches(word.lstrip('-'), list(bare), n=1)
+    return f'; did you mean {bare[matches[0]]}?' if matches else ''
 
 
 def run(main):

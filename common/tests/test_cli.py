@@ -56,6 +56,8 @@ def parser():
     parser = cli.Parser(prog='train.py')
     parser.add_argument('--scale', type=int, required=True, help='factor')
     parser.add_argument('--learning_rate', type=float, default=1e-4, help='start value')
+    parser.add_argument('--amp', action='store_true', help='16 bit')
+    parser.add_argument('--to', help='a short word: most of --foo with the dashes')
     parser.add_argument('rest', nargs='*')
     return parser
 
@@ -64,6 +66,8 @@ def parser():
     (['--sacle', '2'], 'error: unknown option --sacle; did you mean --scale?'),
     (['--scale=2', '--learning-rate=1'], 'error: unknown option --learning-rate; did you mean --learning_rate?'),
     (['--scale=2', '--learn=1'], 'error: unknown option --learn'),  # no abbreviations
+    (['--scale=2', '--foo'], 'error: unknown option --foo\n'),
+    (['--scale=2', '--ampp'], 'error: unknown option --ampp; did you mean --amp?'),
     (['--scale=2', '--zzzzzz'], 'error: unknown option --zzzzzz\n'),
     ([], 'error: the following arguments are required: --scale'),
     (['--scale=big'], "error: argument --scale: invalid int value: 'big'"),
