@@ -31,7 +31,7 @@ def read_weights(path):
 
     Raises ValueError naming the file and what it holds instead, or what is missing, extra or of another shape.
     """
-    tensors = _unwrap(_load(path), path)
+    tensors = _unwrap(load_file(path), path)
     dialect, renamed = _translate(tensors, path)
     try:
         size = size_of(renamed)
@@ -48,21 +48,27 @@ def read_weights(path):
     return {name: renamed[name].float().contiguous() for name in expected}, size, dialect
 
 
-def _load(path):
-    """What the file holds, tensors on the CPU; no code in it is run."""
+def load_file(path):
+    """What a .pt, .pth or .safetensors file holds, tensors on the CPU; no code in it is run.
+
+    Raises ValueError naming the file when it is damaged or holds more than numbers.
+    """
     with open(path, 'rb'):  # a missing file is an OSError, not a broken checkpoint
         pass
     try:
         if os.path.splitext(path)[1] == '.safetensors':
-            from safetensors.torch import load_file
-            return load_file(path)
+            from safetensors.torch import load_file as load_safetensors
+            return load_safetensors(path)
         with _numpy_scalars_allowed():
             return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # a damaged file raises anything in the unpickler
-        reason = f'{type(error).__name__} {error}'.splitlines()[0]
         if 'numpy' in str(error) and torch_version() < (2, 6):
-            reason = f'it holds numpy numbers, which torch {torch.__version__} cannot; 2.6 or later can'
-        raise ValueError(f'{path}: not a checkpoint that can be read safely: {reason}') from None
+            reason = f'it holds numpy numbers, which torch {torch.__version__} does not read safely; 2.6 or later does'
+        elif 'weights_only' in str(error) or 'Unsupported' in str(error):
+            reason = 'it holds more than numbers, and reading that could run code; refused'
+        else:
+            reason = f'damaged, or not a file of PyTorch ({type(error).__name__})'
+        raise ValueError(f'{path}: {reason}') from None
 
 
 def _numpy_scalars_allowed():

@@ -9,7 +9,7 @@ import time
 import torch
 
 from common import checkpoints
-from import_weights import read_weights
+from import_weights import load_file, read_weights
 from model import RCAN, size_of
 
 EXPLODED = 100.0  # a loss so many times its running mean is no longer training
@@ -82,8 +82,9 @@ class Run:
 
 def load_state(path):
     """A checkpoint of main.py. Raises ValueError for one that cannot be resumed from."""
-    state = torch.load(path, map_location='cpu', weights_only=True)
-    missing = {'model', 'optimizer', 'scaler', 'step', 'validated', 'best', 'ck_performance', 'options'} - set(state)
+    state = load_file(path)
+    needed = {'model', 'optimizer', 'scaler', 'step', 'validated', 'best', 'ck_performance', 'options'}
+    missing = needed - set(state) if isinstance(state, dict) else needed
     if missing:
         raise ValueError(f'holds no {", ".join(sorted(missing))}: not a checkpoint of main.py; '
                          'to start from its weights use --iffinetuning')

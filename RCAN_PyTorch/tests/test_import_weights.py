@@ -203,8 +203,8 @@ class Bomb:
 def test_no_code_in_a_file_is_run(write, tmp_path):
     path, marker = tmp_path / 'RCAN.pth', tmp_path / 'executed'
     write({'model': tiny().state_dict(), 'best': Bomb(marker)}, path)
-    refusal(path, 'safely')
-    with pytest.raises(ValueError, match='safely'):
+    refusal(path, 'could run code')
+    with pytest.raises(ValueError, match='could run code'):
         upscaler.load(path)
     assert not marker.exists()
 
