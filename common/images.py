@@ -4,6 +4,7 @@
     write('photo_x2.png', to_uint8(sr))     # the old file stays until the new one is complete
 
 The file's first bytes, not its name, say how to read it; of several pages or frames the first is taken.
+GIF is read, not written.
 """
 import contextlib
 import io
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
+from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
 from common import files
 from common.encoders import PNG_SIGNATURE, WRITERS
@@ -31,6 +32,7 @@ _READERS = {
     b'II*\0': TiffImagePlugin.TiffImageFile,
     b'MM\0*': TiffImagePlugin.TiffImageFile,
     b'RIFF': WebPImagePlugin.WebPImageFile,
+    b'GIF8': GifImagePlugin.GifImageFile,
 }
 _ORIENTATION = 0x0112
 _MODES = {'1': 'L', 'L': 'L', 'LA': 'LA', 'La': 'LA', 'RGBA': 'RGBA', 'RGBa': 'RGBA', 'PA': 'RGBA'}  # others: RGB
@@ -61,6 +63,16 @@ def size(path):
     """(height, width) in pixels of the upright picture in file `path`, from its header alone. Errors as in `read`."""
     with _naming(path), open(path, 'rb') as stream:
         return _open(stream)[1]
+
+
+def is_still_gif(path):
+    """Whether file `path` is a GIF of one frame: `read` takes it, while one of several frames is a video."""
+    with open(path, 'rb') as stream:
+        if stream.read(4) != b'GIF8':
+            return False
+        stream.seek(0)
+        with _naming(path):
+            return not GifImagePlugin.GifImageFile(stream).is_animated
 
 
 def profile(path):
@@ -146,7 +158,7 @@ def _open(stream):
     start = stream.read(8)
     reader = next((reader for magic, reader in _READERS.items() if start.startswith(magic)), None)
     if reader is None:
-        raise ValueError('the file is empty' if not start else 'not a PNG, JPEG, BMP, TIFF or WebP file')
+        raise ValueError('the file is empty' if not start else 'not a PNG, JPEG, BMP, TIFF, WebP or GIF file')
     exif = _png_exif(stream) if start.startswith(PNG_SIGNATURE) else None
     stream.seek(0)
     picture = reader(stream)

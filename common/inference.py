@@ -46,10 +46,11 @@ def upscale_path(upscale, source, target, scale):
     if not source.exists():
         raise ValueError(f'{source}: no such file or folder; expected a picture, a folder of pictures, or a video')
     extension = source.suffix.lower()
-    if extension in video.EXTENSIONS:
+    still_gif = images.is_still_gif(source)
+    if extension in video.EXTENSIONS and not still_gif:
         target = _target(source, target, video.WRITABLE, f'_x{scale}{video.default_extension(source)}')
         video.transcode(source, target, lambda frames: _upscale_frames(upscale, frames, scale), scale)
-    elif extension in images.EXTENSIONS:
+    elif extension in images.EXTENSIONS or still_gif:
         target = _target(source, target, images.EXTENSIONS, f'_x{scale}.png')
         picture = images.read(source)
         images.encoder(target, picture)  # what the target cannot hold is told before the work, not after it

@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from common import images, inference, tiles, video
 from common.resize import imresize
@@ -106,6 +107,17 @@ def test_colour_profiles_go_with_the_pictures(tmp_path, capsys):
     assert 'profile' not in capsys.readouterr().err
     inference.upscale_path(nearest, source, tmp_path / 'a.bmp', 2)
     assert f'{tmp_path / "a.bmp"}: cannot hold the colour profile' in capsys.readouterr().err
+
+
+def test_a_gif_of_one_frame_is_a_picture(tmp_path):
+    colours = np.array([[[250, 0, 0], [0, 250, 0]], [[0, 0, 250], [9, 9, 9]]], np.uint8)
+    Image.fromarray(colours).quantize(4).save(str(tmp_path / 'still.gif'))
+    result, = inference.upscale_path(nearest, tmp_path / 'still.gif', tmp_path, 2)
+    assert result == tmp_path / 'still_x2.png'
+    np.testing.assert_array_equal(images.read(result), nearest(colours))
+    (tmp_path / 'still.gif').write_bytes((tmp_path / 'still.gif').read_bytes()[:20])
+    with pytest.raises(ValueError, match='still.gif: cannot be'):
+        inference.upscale_path(nearest, tmp_path / 'still.gif', tmp_path, 2)
 
 
 def test_what_the_target_cannot_hold_is_told_before_the_work(tmp_path):
@@ -270,7 +282,6 @@ def test_a_turned_video_comes_out_upright(av, tmp_path):
 
 
 def test_odd_sizes_and_gif(av, tmp_path):
-    from PIL import Image
     pictures = [Image.fromarray(np.full((13, 15, 3), value, np.uint8)) for value in (10, 100, 250)]
     pictures[0].save(str(tmp_path / 'g.gif'), save_all=True, append_images=pictures[1:], duration=[100, 300, 200])
     result, = inference.upscale_path(lambda lr: nearest(lr, 3), tmp_path / 'g.gif', tmp_path, 3)
