@@ -236,10 +236,10 @@ def test_what_is_no_picture(tmp_path, put):
             function(tmp_path)
         with pytest.raises(ValueError, match='the file is empty'):
             function(put(b''))
-        with pytest.raises(ValueError, match='Bild ü 图.png: .*not a PNG, JPEG, BMP, TIFF or WebP'):
+        with pytest.raises(ValueError, match='Bild ü 图.png: .*not a PNG, JPEG, BMP, TIFF, WebP or GIF'):
             function(put(b'%PDF-1.4' + bytes(50)))
-            with pytest.raises(ValueError, match='Bild ü 图.png: cannot be read'):
-                function(put(b'GIF89a' + bytes(50)))
+        with pytest.raises(ValueError, match='Bild ü 图.png: cannot be read'):
+            function(put(b'GIF89a' + bytes(50)))
     with pytest.raises(ValueError, match='channels=1'):
         read(put(WHOLE['png']), channels=1)
 
