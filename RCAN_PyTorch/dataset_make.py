@@ -6,8 +6,8 @@ DIV2K as it is, so this is for those who want tiles. Pictures are read inside th
     tiles/X2/train/HR/0001_00_00.png, tiles/X2/train/LR_bicubic/X2/0001_00_00x2.png    tiles of scale * patch_size
     tiles/X2/valid/HR/0801.png, tiles/X2/valid/LR_bicubic/X2/0801x2.png                whole pictures, never trained on
 
-The last row and column of tiles lie flush with the picture's edge, overlapping the one before: no pixel is lost.
-Run it again after an interruption, and it goes on where it stopped.
+The last row and column of tiles lie flush with the picture's edge, overlapping the one before: of what --scale divides
+no pixel is lost. Run it again after an interruption, and it goes on where it stopped.
 """
 
 import os

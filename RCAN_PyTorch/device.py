@@ -78,7 +78,7 @@ class Device:
             torch.npu.synchronize()
 
     def profiler_activities(self, activities):
-        """What torch.profiler records here; torch_npu's own profiler has more (README, Profiling)."""
+        """What torch.profiler records here: on an NPU the host's part alone."""
         return [activities.CPU, activities.CUDA] if self.kind == 'gpu' else [activities.CPU]
 
     @property

@@ -2,7 +2,8 @@
 # Environment of an Ascend NPU, sourced by the launchers there: where CANN lies, quiet logs, task queue, HCCL's address.
 install_path=/usr/local/Ascend
 if [ -f /etc/Ascend/ascend_cann_install.info ]; then
-  install_path=$(sed -n 's/^Install_Path=//p' /etc/Ascend/ascend_cann_install.info)
+  named=$(sed -n 's/^Install_Path=//p' /etc/Ascend/ascend_cann_install.info)
+  install_path=${named:-$install_path}
 fi
 if [ -d "$install_path/ascend-toolkit/latest" ]; then
   . "$install_path/ascend-toolkit/set_env.sh"
