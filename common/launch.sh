@@ -124,6 +124,7 @@ _prepare_environment() {
   [[ $python != */* ]] || { _absolute "$python"; python=$REPLY; }
   command -v "$python" >/dev/null || usage_error "no Python at '$python'; run bash ci/env.sh, or set PYTHON"
   export PYTHONUNBUFFERED=1 PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
+  export GLOG_v=${GLOG_v:-3}  # MindSpore reads it before any Python runs: errors only
   if [[ -n ${RANK_TABLE_FILE:-} ]]; then
     _absolute "$RANK_TABLE_FILE"; export RANK_TABLE_FILE=$REPLY
     [[ -f $REPLY ]] || usage_error "RANK_TABLE_FILE=$REPLY: no such file; make it, or unset RANK_TABLE_FILE"
@@ -178,7 +179,7 @@ run_ranks() {  # N COMMAND...
     else _heading "$@" >>"$file"; _start env -u PROGRESS_TTY "${variables[@]}" "$@" >>"$file" 2>&1; fi
   done
   until (( ${#_pids[@]} == 0 || status )); do sleep 0.2; _poll_ranks; done 2>/dev/null  # bash's own job messages
-  (( status == 0 )) || _end TERM "${_pids[@]/#/-}"
+  (( status == 0 )) || STOP_GRACE=10 _end TERM "${_pids[@]/#/-}"  # without their peer they have nothing to finish
   for rank in "${failed[@]}"; do (( rank == 0 )) || tail -v -n 20 "${log%/*}/train_$rank.log" >&4; done
   _close
   return "$status"

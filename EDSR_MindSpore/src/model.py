@@ -69,7 +69,7 @@ class EDSR(nn.Cell):
 
     @property
     def halo(self):
-        """LR pixels that an SR pixel sees beyond its own: head 1, blocks 2 each, body's end 1, upsampler and tail < 2."""
+        """LR pixels that an SR pixel sees beyond its own: head 1, blocks 2 each, the body's end 1, the rest < 2."""
         return 2 * self.n_resblocks + 4
 
     def initialise(self, rng):
@@ -105,7 +105,7 @@ def size_of(weights):
 
 
 def load_weights(network, weights):
-    """Copy {name: float32 array} into the network. All names must be there and of one shape: read_weights sees to it."""
+    """Copy {name: float32 array} into the network. All names and shapes must fit, as read_weights sees to."""
     for name, parameter in network.parameters_and_names():
         parameter.set_data(Tensor(np.ascontiguousarray(weights[name], np.float32)))
 

@@ -1,0 +1,215 @@
+"""Everything that differs between cpu, gpu and npu, and between one process and several.
+
+Only this file knows that an NPU exists. A scheduler, by which the ranks of a CPU or an NPU find each other, is a small
+process of rank 0: `python3 -m src.context`, which only this file starts.
+"""
+import contextlib
+import glob
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, log, nn, ops
+from mindspore.communication import get_group_size, get_rank, init
+
+from src.model import builtin_convolution
+
+KINDS = ('cpu', 'gpu', 'npu')
+TARGETS = {'cpu': 'CPU', 'gpu': 'GPU', 'npu': 'Ascend'}  # MindSpore's names
+NODES = {'gpu': '/dev/nvidia[0-9]*', 'npu': '/dev/davinci[0-9]*'}
+KERNELS = ('auto', 'builtin', 'native')
+JOIN_TIMEOUT = '7200'  # seconds: the other ranks wait while rank 0 validates
+
+
+@dataclass(frozen=True)
+class Device:
+    kind: str
+    rank: int = 0
+    world_size: int = 1
+
+    def convolution(self, kernels='auto'):
+        """The 3x3 convolution for EDSR(conv=...): MindSpore's 'builtin', or on a CPU our compiled 'native' one.
+
+        'auto' is native where a C++ compiler is there. Raises ValueError for 'native' where it cannot be had.
+        """
+        if kernels not in KERNELS:
+            raise ValueError(f'unknown kernels {kernels!r}; known: {", ".join(KERNELS)}')
+        if kernels == 'builtin' or (kernels == 'auto' and self.kind != 'cpu'):
+            return builtin_convolution
+        if self.kind != 'cpu':
+            raise ValueError(f'--kernels=native: written for the CPU, not for {self.kind}; leave it out')
+        from src.native import native_convolution, open_library
+        try:
+            open_library()
+        except ValueError as error:
+            if kernels == 'native':
+                raise
+            if self.rank == 0:
+                print(f'note: MindSpore\'s own convolutions are used: {error}', flush=True)
+            return builtin_convolution
+        return native_convolution
+
+    def average(self):
+        """A Cell from a tuple of float32 tensors to their means over the ranks, in one all-reduce; one rank: None."""
+        return Average(self.world_size) if self.world_size > 1 else None
+
+    def share(self, parameters):
+        """Give every rank the values that rank 0 has, in one broadcast."""
+        parameters = list(parameters)
+        if self.world_size == 1 or not parameters:
+            return
+        flat = np.concatenate([parameter.asnumpy().ravel() for parameter in parameters])
+        flat = Broadcast()(Tensor(flat)).asnumpy()
+        ends = np.cumsum([parameter.size for parameter in parameters])
+        for parameter, values in zip(parameters, np.split(flat, ends[:-1])):
+            parameter.set_data(Tensor(values.reshape(parameter.shape)))
+
+    def close(self):
+        """Leave when all ranks have come here: one that ends early takes its connections with it."""
+        if self.world_size > 1:
+            Average(self.world_size)((Tensor(np.zeros(1, np.float32)),))[0].asnumpy()
+
+
+class Average(nn.Cell):
+    def __init__(self, world_size):
+        super().__init__()
+        self.reduce, self.share = ops.AllReduce(), 1 / world_size
+
+    def construct(self, tensors):
+        flat = self.reduce(ops.concat([tensor.reshape(-1) for tensor in tensors])) * self.share
+        means, start = (), 0
+        for tensor in tensors:
+            means += (flat[start:start + tensor.size].reshape(tensor.shape),)
+            start += tensor.size
+        return means
+
+
+class Broadcast(nn.Cell):
+    def __init__(self):
+        super().__init__()
+        self.broadcast = ops.Broadcast(0)
+
+    def construct(self, tensor):
+        return self.broadcast((tensor,))[0]
+
+
+def available(kind):
+    """Whether the installed MindSpore can use `kind` on this machine."""
+    logger = log._get_logger()  # there is no public way to say less than GLOG_v
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)  # a screen of missing libraries, for every kind that is not there
+    try:
+        ms.set_device(TARGETS[kind])
+        return True
+    except RuntimeError:
+        return False
+    finally:
+        logger.setLevel(before)
+
+
+def choose(name):
+    """'cpu', 'gpu' or 'npu' for that name or 'auto' (the best there is). Raises ValueError with the remedy."""
+    if name == 'auto':
+        return next((kind for kind in ('npu', 'gpu') if glob.glob(NODES[kind]) and available(kind)), 'cpu')
+    if name not in KINDS:
+        raise ValueError(f'unknown device {name!r}; known: auto, {", ".join(KINDS)}')
+    if not available(name):
+        needed = {'npu': 'an Ascend NPU with CANN (README, Quick start)',
+                  'gpu': 'a GPU and a MindSpore built for it, which later releases are not', 'cpu': 'a CPU'}
+        raise ValueError(f'--device={name}: MindSpore {ms.__version__} finds none here; it needs {needed[name]}, or '
+                         'choose --device=cpu')
+    return name
+
+
+def open_device(name='auto', device_id=0, join=False):
+    """Choose the device and set MindSpore up for it, in GRAPH mode; with join, join the other ranks if there are any.
+
+    device_id: index of the one device; of several ranks each takes what DEVICE_ID says. Raises ValueError for a device
+    that is not there.
+    """
+    quiet()
+    kind = choose(name)
+    several = join and rank_count() > 1
+    if kind != 'cpu':
+        own = os.environ.get('DEVICE_ID')  # msrun leaves the choice to MindSpore
+        ms.set_device(TARGETS[kind], (own and int(own)) if several else device_id or 0)
+    ms.set_context(mode=ms.GRAPH_MODE)
+    return Device(kind, *(join_ranks() if several else ()))
+
+
+def quiet():
+    """Of MindSpore's log, keep the errors; a user's GLOG_v says otherwise. (Its C++ part asks before any import does:
+    the launchers have set GLOG_v.)
+    """
+    if 'GLOG_v' not in os.environ:
+        os.environ['GLOG_v'] = '3'  # for the scheduler
+        log._get_logger().setLevel(logging.ERROR)
+    version = tuple(int(part) for part in ms.__version__.split('.')[:2])
+    if version > (2, 8):
+        print(f'warning: MindSpore {ms.__version__}: its convolutions on a CPU were measured to take 170 times as long '
+              'as those of 2.8', file=sys.stderr)
+
+
+def rank_count():
+    """How many ranks the environment speaks of: set by msrun, by a launcher, or for HCCL's rank table."""
+    given = [os.environ[name] for name in ('MS_WORKER_NUM', 'RANK_SIZE', 'WORLD_SIZE') if name in os.environ]
+    return int(given[0]) if given else 1
+
+
+def join_ranks():
+    """(rank, number of ranks), after all have found each other: by msrun, by RANK_TABLE_FILE, or by our own scheduler.
+
+    That one listens at MASTER_ADDR:MASTER_PORT; RANK_ID or RANK says which rank this is.
+    """
+    environment = os.environ
+    if 'MS_ROLE' not in environment and 'RANK_TABLE_FILE' not in environment:
+        rank = environment.get('RANK_ID', environment.get('RANK'))
+        missing = [name for name in ('MASTER_ADDR', 'MASTER_PORT') if name not in environment]
+        if missing or rank is None:
+            raise ValueError(f'{rank_count()} ranks, but {", ".join(missing) or "RANK_ID"} is not set: start them by '
+                             'test/train_full_8p.sh or by msrun')
+        environment.update(MS_ROLE='MS_WORKER', MS_NODE_ID=rank, MS_WORKER_NUM=str(rank_count()),
+                           MS_SCHED_HOST=environment['MASTER_ADDR'], MS_SCHED_PORT=environment['MASTER_PORT'])
+        if int(rank) == 0:
+            subprocess.Popen([sys.executable, '-m', 'src.context'], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+                             env=dict(environment, MS_ROLE='MS_SCHED', MS_NODE_ID='scheduler'))
+    environment.setdefault('MS_RECEIVE_MSG_TIMEOUT', JOIN_TIMEOUT)
+    wait_for_scheduler(environment)
+    init()
+    rank, count = get_rank(), get_group_size()
+    ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=count,
+                                 global_rank=rank)
+    return rank, count
+
+
+def wait_for_scheduler(environment):
+    """A rank that asks before the scheduler listens pauses for long: some 30 seconds were seen, instead of 3."""
+    if 'RANK_TABLE_FILE' in environment:
+        return
+    place, deadline = (environment['MS_SCHED_HOST'], int(environment['MS_SCHED_PORT'])), time.time() + 120
+    while time.time() < deadline:
+        with contextlib.suppress(OSError), socket.create_connection(place, 1):
+            return
+        time.sleep(0.1)
+
+
+def schedule():
+    """Be the scheduler until all ranks have left, or until 10 s after the end of rank 0, which holds our stdin open."""
+    def watch():
+        sys.stdin.read()
+        time.sleep(10)
+        os._exit(0)
+    threading.Thread(target=watch, daemon=True).start()
+    ms.set_context(mode=ms.GRAPH_MODE)
+    init()
+
+
+if __name__ == '__main__':
+    schedule()
