@@ -48,12 +48,13 @@ class PictureStore:  # uint8 RGB pictures, back to back in one memory-mapped fil
         return self._pixels[self._offsets[i]:self._offsets[i + 1]].reshape(self._shapes[i])
 
     @classmethod
-    def open(cls, pictures, cache_dir, *, prepare=None):
+    def open(cls, pictures, cache_dir, *, prepare=None, renew=False):
         """The store of those paths, decoded now unless cache_dir holds it and no source changed (size, mtime) since.
 
-        prepare: Prepare to apply to each decoded picture. Any number of processes may call this at once: one decodes,
-        the others wait; a killed decoder leaves nothing that is mistaken for a store. ValueError: pictures that cannot
-        be decoded, by name. OSError: the store is not there yet and the folder cannot be written, or lacks the space.
+        prepare: Prepare to apply to each decoded picture. renew: decode them anyway. Any number of processes may call
+        this at once: one decodes, the others wait; a killed decoder leaves nothing that is mistaken for a store.
+        ValueError: pictures that cannot be decoded, by name. OSError: the store is not there yet and the folder cannot
+        be written, or lacks the space.
         """
         pictures = [os.path.abspath(path) for path in pictures]
         if not pictures:
@@ -62,10 +63,10 @@ class PictureStore:  # uint8 RGB pictures, back to back in one memory-mapped fil
         tag = prepare.tag if prepare else 'plain'
         base = os.path.join(cache_dir, hashlib.sha256(os.fsencode('\0'.join([tag] + pictures))).hexdigest()[:32])
         with _locked(base, fcntl.LOCK_SH):
-            store = _load(cls, base, pictures)
+            store = None if renew else _load(cls, base, pictures)
         if store is None:
             with _locked(base, fcntl.LOCK_EX):
-                store = _load(cls, base, pictures)  # another process may have been first
+                store = None if renew else _load(cls, base, pictures)  # another process may have been first
                 if store is None:
                     _remove_leftovers(cache_dir)
                     _build(base, pictures, prepare)
@@ -185,7 +186,7 @@ def _remove_leftovers(cache_dir):
                 os.remove(os.path.join(cache_dir, name))
 
 
-def open_pairs(pairs, scale, cache_dir):
+def open_pairs(pairs, scale, cache_dir, renew=False):
     """(lr_store, hr_store) of [Pair]; where pair.lr is None the LR is the bicubic of the whole, mod-cropped HR.
 
     ValueError: pictures that cannot be decoded, or whose sizes disagree, by name.
@@ -193,8 +194,8 @@ def open_pairs(pairs, scale, cache_dir):
     made = {os.path.abspath(pair.hr) for pair in pairs if pair.lr is None}
     prepare = Prepare(f'bicubic-x{scale}', lambda path, image:
                       imresize(mod_crop(image, scale), 1 / scale) if path in made else image)
-    hr_store = PictureStore.open([pair.hr for pair in pairs], cache_dir)
-    lr_store = PictureStore.open([pair.lr or pair.hr for pair in pairs], cache_dir, prepare=prepare)
+    hr_store = PictureStore.open([pair.hr for pair in pairs], cache_dir, renew=renew)
+    lr_store = PictureStore.open([pair.lr or pair.hr for pair in pairs], cache_dir, prepare=prepare, renew=renew)
     for pair, lr_shape, hr_shape in zip(pairs, lr_store.shapes.tolist(), hr_store.shapes.tolist()):
         check_sizes(pair, lr_shape, hr_shape, scale)
     return lr_store, hr_store
@@ -225,15 +226,16 @@ def augment(lr, hr, rng):
 
 class PatchSampler:  # (seed, step, rank) -> a batch of LR and HR patches
     """Each picture stands floor(W/p)*floor(H/p) times in an epoch, so whole pictures and the tiles cut from them give
-    epochs of one length; epochs follow one another without a gap, so a batch may span two. Crops are uniform over all
-    positions, augmentation over the 8 flips and turns. Draws are made for the global batch and then cut by rank: the
-    batches of all ranks together are the batch of a single rank.
+    epochs of one length, or once, unless by_area; epochs follow one another without a gap, so a batch may span two.
+    Crops are uniform over all positions, augmentation over the 8 flips and turns. Draws are made for the global batch
+    and then cut by rank: the batches of all ranks together are the batch of a single rank.
 
     patch_size: LR side, pixels. batch_size: over all ranks. ValueError: a picture smaller than the patch, a batch_size
     that world_size does not divide.
     """
 
-    def __init__(self, lr_store, hr_store, *, scale, patch_size, batch_size, seed, rank=0, world_size=1, augment=True):
+    def __init__(self, lr_store, hr_store, *, scale, patch_size, batch_size, seed, rank=0, world_size=1, augment=True,
+                 by_area=True):
         if patch_size < 1 or batch_size < 1 or seed < 0:
             raise ValueError(f'patch_size {patch_size}, batch_size {batch_size}, seed {seed}: expected 1, 1, 0 or more')
         if batch_size % world_size:
@@ -248,7 +250,8 @@ class PatchSampler:  # (seed, step, rank) -> a batch of LR and HR patches
         self.scale, self.patch_size, self.batch_size = scale, patch_size, batch_size
         self._lr, self._hr, self._seed, self._augment = lr_store, hr_store, seed, augment
         self._local = slice(rank * (batch_size // world_size), (rank + 1) * (batch_size // world_size))
-        self._tickets = np.repeat(np.arange(len(lr_store), dtype=np.int32), (lr_store.shapes // patch_size).prod(1))
+        times = (lr_store.shapes // patch_size).prod(1) if by_area else 1
+        self._tickets = np.repeat(np.arange(len(lr_store), dtype=np.int32), times)
         self._epochs = {}
 
     @property

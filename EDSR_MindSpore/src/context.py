@@ -25,11 +25,12 @@ KINDS = ('cpu', 'gpu', 'npu')
 TARGETS = {'cpu': 'CPU', 'gpu': 'GPU', 'npu': 'Ascend'}  # MindSpore's names
 NODES = {'gpu': '/dev/nvidia[0-9]*', 'npu': '/dev/davinci[0-9]*'}
 KERNELS = ('auto', 'builtin', 'native')
-JOIN_TIMEOUT = '7200'  # seconds: the other ranks wait while rank 0 validates
 
 
 @dataclass(frozen=True)
 class Device:
+    """No rank may keep the others waiting for a minute: the all-reduce of MindSpore's CPU gives up then."""
+
     kind: str
     rank: int = 0
     world_size: int = 1
@@ -149,7 +150,7 @@ def quiet():
     the launchers have set GLOG_v.)
     """
     if 'GLOG_v' not in os.environ:
-        os.environ['GLOG_v'] = '3'  # for the scheduler
+        os.environ['GLOG_v'] = '3'  # noqa: SIM112 - that is its name; for the scheduler
         log._get_logger().setLevel(logging.ERROR)
     version = tuple(int(part) for part in ms.__version__.split('.')[:2])
     if version > (2, 8):
@@ -180,7 +181,6 @@ def join_ranks():
         if int(rank) == 0:
             subprocess.Popen([sys.executable, '-m', 'src.context'], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
                              env=dict(environment, MS_ROLE='MS_SCHED', MS_NODE_ID='scheduler'))
-    environment.setdefault('MS_RECEIVE_MSG_TIMEOUT', JOIN_TIMEOUT)
     wait_for_scheduler(environment)
     init()
     rank, count = get_rank(), get_group_size()
