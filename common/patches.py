@@ -15,6 +15,7 @@ import re
 import zlib
 from collections import deque, namedtuple
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from time import perf_counter
 
 import cv2
@@ -51,10 +52,9 @@ class PictureStore:  # uint8 RGB pictures, back to back in one memory-mapped fil
     def open(cls, pictures, cache_dir, *, prepare=None, renew=False):
         """The store of those paths, decoded now unless cache_dir holds it and no source changed (size, mtime) since.
 
-        prepare: Prepare to apply to each decoded picture. renew: decode them anyway. Any number of processes may call
+        prepare: Prepare to apply to each decoded picture. renew: decode in any case. Any number of processes may call
         this at once: one decodes, the others wait; a killed decoder leaves nothing that is mistaken for a store.
-        ValueError: pictures that cannot be decoded, by name. OSError: the store is not there yet and the folder cannot
-        be written, or lacks the space.
+        ValueError: pictures that cannot be decoded, by name. OSError: no store yet, and no place to write one.
         """
         pictures = [os.path.abspath(path) for path in pictures]
         if not pictures:
@@ -313,11 +313,7 @@ class Prefetcher:  # batches in the order of the steps, prepared by threads
         self._fill()
 
     def _fill(self):
-        while len(self._pending) < self._depth:
-            try:
-                step = next(self._steps)
-            except StopIteration:
-                return
+        for step in islice(self._steps, self._depth - len(self._pending)):
             self._pending.append(self._pool.submit(self._make, step))
 
     def __iter__(self):

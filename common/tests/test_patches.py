@@ -69,6 +69,14 @@ def test_an_epoch_shows_each_picture_as_often_as_it_has_patches():
     assert sorted(epochs[0].tolist()) != epochs[0].tolist()
 
 
+def test_every_picture_equally_often():
+    sampler = PatchSampler(*stores([(9, 13), (6, 6), (3, 4)], 1), scale=1, patch_size=3, batch_size=3, seed=3,
+                           by_area=False)
+    assert sampler.steps_per_epoch == 1
+    epochs = [sampler.batch(step)[0][:, 0, 0, 0].tolist() for step in range(20)]
+    assert all(sorted(epoch) == [0, 1, 2] for epoch in epochs) and len(set(map(tuple, epochs))) > 3
+
+
 def test_a_batch_larger_than_an_epoch():
     sampler = PatchSampler(*stores([(3, 3), (3, 3)], 1), scale=1, patch_size=3, batch_size=7, seed=0)
     assert sampler.steps_per_epoch == 1

@@ -79,6 +79,23 @@ def test_a_changed_source_is_decoded_again(pictures, tmp_path):
     assert len(list((tmp_path / 'cache').glob('*.u8'))) == 1
 
 
+def test_a_store_is_decoded_anew_on_demand(pictures, tmp_path):
+    """Also where size and time say that nothing changed."""
+    def write(image):
+        images.write(pictures[1], image)
+        os.truncate(pictures[1], 20000)  # longer than the picture, whose end the decoder finds
+        os.utime(pictures[1], ns=(0, 0))
+    image, pairs = images.read(pictures[1]), [Pair('1', pictures[1], None)]
+    write(image)
+    open_pairs(pairs, 2, tmp_path / 'cache')
+    turned = image[::-1].copy()
+    write(turned)
+    assert equal(open_pairs(pairs, 2, tmp_path / 'cache')[1], [image])
+    lr, hr = open_pairs(pairs, 2, tmp_path / 'cache', renew=True)
+    assert equal(hr, [turned]) and equal(lr, [imresize(turned, 1 / 2)])
+    assert len(list((tmp_path / 'cache').glob('*.u8'))) == 2
+
+
 @pytest.mark.parametrize('harm', ['short', 'zeros', 'flipped', 'no pixels', 'no index', 'index', 'half index',
                                   'list index'])
 def test_a_damaged_cache_is_rebuilt(pictures, tmp_path, harm):
