@@ -142,7 +142,7 @@ def open_device(name='auto', device_id=0, join=False):
         own = os.environ.get('DEVICE_ID')  # msrun leaves the choice to MindSpore
         ms.set_device(TARGETS[kind], (own and int(own)) if several else device_id or 0)
     ms.set_context(mode=ms.GRAPH_MODE)
-    return Device(kind, *(join_ranks() if several else ()))
+    return Device(kind, *(join_ranks(kind) if several else ()))
 
 
 def quiet():
@@ -164,13 +164,14 @@ def rank_count():
     return int(given[0]) if given else 1
 
 
-def join_ranks():
-    """(rank, number of ranks), after all have found each other: by msrun, by RANK_TABLE_FILE, or by our own scheduler.
+def join_ranks(kind):
+    """(rank, number of ranks), after all have found each other: by msrun, an NPU's RANK_TABLE_FILE or a scheduler.
 
-    That one listens at MASTER_ADDR:MASTER_PORT; RANK_ID or RANK says which rank this is.
+    Ours listens at MASTER_ADDR:MASTER_PORT; RANK_ID or RANK says which rank this is.
     """
     environment = os.environ
-    if 'MS_ROLE' not in environment and 'RANK_TABLE_FILE' not in environment:
+    table = kind == 'npu' and 'RANK_TABLE_FILE' in environment
+    if 'MS_ROLE' not in environment and not table:
         rank = environment.get('RANK_ID', environment.get('RANK'))
         missing = [name for name in ('MASTER_ADDR', 'MASTER_PORT') if name not in environment]
         if missing or rank is None:
@@ -181,7 +182,8 @@ def join_ranks():
         if int(rank) == 0:
             subprocess.Popen([sys.executable, '-m', 'src.context'], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
                              env=dict(environment, MS_ROLE='MS_SCHED', MS_NODE_ID='scheduler'))
-    wait_for_scheduler(environment)
+    if not table:
+        wait_for_scheduler(environment['MS_SCHED_HOST'], int(environment['MS_SCHED_PORT']))
     init()
     rank, count = get_rank(), get_group_size()
     ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=count,
@@ -189,13 +191,11 @@ def join_ranks():
     return rank, count
 
 
-def wait_for_scheduler(environment):
+def wait_for_scheduler(host, port):
     """A rank that asks before the scheduler listens pauses for long: some 30 seconds were seen, instead of 3."""
-    if 'RANK_TABLE_FILE' in environment:
-        return
-    place, deadline = (environment['MS_SCHED_HOST'], int(environment['MS_SCHED_PORT'])), time.time() + 120
+    deadline = time.time() + 120
     while time.time() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection(place, 1):
+        with contextlib.suppress(OSError), socket.create_connection((host, port), 1):
             return
         time.sleep(0.1)
 

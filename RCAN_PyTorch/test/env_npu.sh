@@ -1,21 +1,6 @@
 #!/usr/bin/env bash
-# Environment of an Ascend NPU, sourced by the launchers there: where CANN lies, quiet logs, task queue, HCCL's address.
-install_path=/usr/local/Ascend
-if [ -f /etc/Ascend/ascend_cann_install.info ]; then
-  named=$(sed -n 's/^Install_Path=//p' /etc/Ascend/ascend_cann_install.info)
-  install_path=${named:-$install_path}
-fi
-if [ -d "$install_path/ascend-toolkit/latest" ]; then
-  . "$install_path/ascend-toolkit/set_env.sh"
-elif [ -f "$install_path/nnae/set_env.sh" ]; then
-  . "$install_path/nnae/set_env.sh"
-fi
-if command -v msnpureport >/dev/null; then
-  for device_number in 0 1 2 3 4 5 6 7; do msnpureport -g error -d "$device_number"; done
-  msnpureport -e disable
-fi
-export ASCEND_SLOG_PRINT_TO_STDOUT=0 ASCEND_GLOBAL_LOG_LEVEL=3 ASCEND_GLOBAL_EVENT_ENABLE=0
+# Environment of an Ascend NPU, sourced by the launchers there: CANN, then the task queue of torch_npu and HCCL's address.
+. common/cann.sh
 export TASK_QUEUE_ENABLE=1 PTCOPY_ENABLE=1 COMBINED_ENABLE=0 DYNAMIC_OP="ADD#MUL"
-export HCCL_WHITELIST_DISABLE=1 HCCL_IF_IP=$(hostname -I | awk '{ print $1 }')
+export HCCL_IF_IP=$(hostname -I | awk '{ print $1 }')
 export PYTHONWARNINGS=ignore:semaphore_tracker:UserWarning
-ulimit -SHn 512000 2>/dev/null || ulimit -Sn "$(ulimit -Hn)"  # a plain user may not raise the hard limit
