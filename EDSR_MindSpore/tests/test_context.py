@@ -1,0 +1,151 @@
+"""The device file: what it chooses, how ranks find each other; the NPU's branches with recorded stand-ins."""
+import os
+import sys
+from types import SimpleNamespace
+
+import mindspore as ms
+import numpy as np
+import pytest
+from mindspore import Parameter, Tensor, log
+
+from src import context
+from src.model import builtin_convolution
+
+NAMES = ('MS_ROLE', 'MS_WORKER_NUM', 'MS_NODE_ID', 'MS_SCHED_HOST', 'MS_SCHED_PORT', 'RANK_TABLE_FILE', 'DEVICE_ID',
+         'RANK_ID', 'RANK', 'RANK_SIZE', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """Nothing of the surroundings, and nothing left behind in them."""
+    monkeypatch.setattr(os, 'environ', {name: value for name, value in os.environ.items() if name not in NAMES})
+    return os.environ
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What is asked of MindSpore, in order; an Ascend NPU is there."""
+    recorded = []
+
+    def record(name, result=None):
+        return lambda *words, **more: recorded.append((name, *words, *sorted(more.items()))) or result
+    monkeypatch.setattr(context.ms, 'set_device', record('set_device'))
+    monkeypatch.setattr(context.ms, 'set_auto_parallel_context', record('parallel'))
+    monkeypatch.setattr(context, 'init', record('init'))
+    monkeypatch.setattr(context, 'get_rank', lambda: 1)
+    monkeypatch.setattr(context, 'get_group_size', lambda: 2)
+    monkeypatch.setattr(context, 'wait_for_scheduler', record('wait'))
+    monkeypatch.setattr(context.subprocess, 'Popen', lambda command, env, **_: recorded.append((command, env)))
+    return recorded
+
+
+def test_cpu_is_there_and_others_are_refused_with_the_remedy(capfd):
+    assert context.open_device('auto') == context.open_device('cpu') == context.Device('cpu')
+    assert ms.get_context('mode') == ms.GRAPH_MODE
+    for kind, needed in (('npu', 'CANN'), ('gpu', 'MindSpore built for it')):
+        with pytest.raises(ValueError, match=f'--device={kind}: .*{needed}.*--device=cpu'):
+            context.open_device(kind)
+    with pytest.raises(ValueError, match="unknown device 'tpu'; known: auto, cpu, gpu, npu"):
+        context.open_device('tpu')
+    assert capfd.readouterr() == ('', '')  # MindSpore itself would name every missing library
+
+
+def test_auto_prefers_the_npu(monkeypatch):
+    monkeypatch.setattr(context.glob, 'glob', lambda _: ['there'])
+    monkeypatch.setattr(context, 'available', lambda kind: True)
+    assert context.choose('auto') == 'npu'
+    monkeypatch.setattr(context, 'available', lambda kind: kind == 'gpu')
+    assert context.choose('auto') == 'gpu'
+
+
+def test_one_npu(calls, environment):
+    environment['DEVICE_ID'] = '5'  # of a launcher of several; --device_id is asked of this one
+    assert context.open_device('npu', 3) == context.Device('npu')
+    assert calls == [('set_device', 'Ascend'), ('set_device', 'Ascend', 3)]
+
+
+def test_npus_of_a_rank_table(calls, environment):
+    environment.update(RANK_TABLE_FILE='table.json', RANK_ID='1', RANK_SIZE='2', DEVICE_ID='6')
+    assert context.open_device('npu', join=True) == context.Device('npu', 1, 2)
+    assert calls[1:] == [('set_device', 'Ascend', 6), ('init',), (
+        'parallel', ('device_num', 2), ('global_rank', 1), ('gradients_mean', True),
+        ('parallel_mode', ms.ParallelMode.DATA_PARALLEL))]
+    assert 'MS_ROLE' not in environment  # HCCL finds its peers in the table
+
+
+def test_ranks_of_msrun(calls, environment):
+    environment.update(MS_ROLE='MS_WORKER', MS_WORKER_NUM='2', MS_SCHED_HOST='here', MS_SCHED_PORT='8118')
+    assert context.open_device('npu', join=True) == context.Device('npu', 1, 2)
+    assert calls[1:4] == [('set_device', 'Ascend', None), ('wait', 'here', 8118), ('init',)]
+
+
+@pytest.mark.parametrize('rank', [0, 1])
+def test_ranks_of_a_launcher(rank, calls, environment):
+    """Also with a rank table around: a CPU has no use for it."""
+    environment.update(RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT='2345', RANK_TABLE_FILE='x')
+    assert context.open_device('cpu', join=True).world_size == 2
+    started = [call for call in calls if isinstance(call[0], list)]
+    assert len(started) == (rank == 0)  # rank 0 starts the scheduler
+    if started:
+        assert started[0][0] == [sys.executable, '-m', 'src.context'] and started[0][1]['MS_ROLE'] == 'MS_SCHED'
+    assert ('wait', '127.0.0.1', 2345) in calls and calls[-2] == ('init',)
+    assert environment['MS_ROLE'] == 'MS_WORKER' and environment['MS_NODE_ID'] == str(rank)
+
+
+def test_without_join_ranks_do_not_meet(calls, environment):
+    environment.update(RANK='0', WORLD_SIZE='2')
+    assert context.open_device('cpu') == context.Device('cpu')
+    environment['WORLD_SIZE'] = '1'
+    assert context.open_device('cpu', join=True) == context.Device('cpu')
+    assert ('init',) not in calls
+
+
+@pytest.mark.parametrize('given, missing', [
+    ({'RANK': '0', 'MASTER_ADDR': 'a'}, 'MASTER_PORT'), ({'MASTER_ADDR': 'a', 'MASTER_PORT': '1'}, 'RANK_ID')])
+def test_half_an_environment_is_refused(given, missing, calls, environment):
+    environment.update(given, RANK_SIZE='8')
+    with pytest.raises(ValueError, match=f'8 ranks, but {missing} is not set.*train_full_8p.sh'):
+        context.open_device('cpu', join=True)
+
+
+def test_one_rank_needs_no_exchange():
+    device = context.Device('cpu')
+    parameter = Parameter(Tensor(np.arange(3, dtype=np.float32)), name='weight')
+    device.share([parameter])
+    device.close()
+    assert device.average() is None and parameter.asnumpy().tolist() == [0, 1, 2]
+
+
+def test_convolution(monkeypatch, capsys):
+    cpu, npu = context.Device('cpu'), context.Device('npu')
+    assert cpu.convolution('builtin') is builtin_convolution and npu.convolution() is builtin_convolution
+    with pytest.raises(ValueError, match='native: written for the CPU, not for npu'):
+        npu.convolution('native')
+    with pytest.raises(ValueError, match="unknown kernels 'fast'; known: auto, builtin, native"):
+        cpu.convolution('fast')
+
+    def broken():
+        raise ValueError('no C++ compiler')
+    native = SimpleNamespace(open_library=lambda: None, native_convolution='ours')
+    monkeypatch.setitem(sys.modules, 'src.native', native)
+    assert cpu.convolution() == cpu.convolution('native') == 'ours'
+    native.open_library = broken
+    assert cpu.convolution() is builtin_convolution
+    assert "MindSpore's own convolutions are used: no C++ compiler" in capsys.readouterr().out
+    with pytest.raises(ValueError, match='no C'):
+        cpu.convolution('native')
+
+
+def test_the_log_of_mindspore(monkeypatch, environment, capsys):
+    environment.pop('GLOG_v', None)
+    logger = log._get_logger()
+    before = logger.level
+    try:
+        context.quiet()
+        assert environment['GLOG_v'] == '3' and logger.level == 40
+    finally:
+        logger.setLevel(before)
+    assert capsys.readouterr().err == ''
+    monkeypatch.setattr(context.ms, '__version__', '2.10.0rc1')
+    context.quiet()
+    assert 'warning: MindSpore 2.10.0rc1: its convolutions on a CPU' in capsys.readouterr().err
