@@ -15,8 +15,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
-#include <memory>
-#include <string>
 #include <thread>
 #include <vector>
 
@@ -31,12 +29,15 @@ constexpr int kLanes = 4, kOutputs = 8;
 #else
 constexpr int kLanes = 4, kOutputs = 4;
 #endif
+// The points of F(4,3) are 0, A, -A, B, -B and infinity; of those tried, these leave the least rounding error.
+constexpr float A = 0.75f, B = 1.5f, A2 = A * A, B2 = B * B;
+constexpr float G0 = 1 / (A2 * B2), GA = 0.5f / (A2 * (A2 - B2)), GB = 0.5f / (B2 * (B2 - A2));
 constexpr int kVectors = 3;                                   // registers of neighbouring pixels at once
 constexpr int kRows = 4, kTaps = 6;                           // rows of a tile, and what they become: the m of F(m,3), m + 2
 constexpr int kColumns = 48;                                  // columns of a tile; a multiple of 3 * kLanes
 constexpr int kPitch = (kColumns + 2 + kLanes - 1) / kLanes * kLanes;  // floats of a row of the input of a tile
-constexpr int kBlock = 64;                                    // input channels of one task of the kernel's gradient
-constexpr int64_t kSlices = 8;                                // parts of the batch whose gradients are summed at the end
+constexpr int kBlock = 64;                                    // channels, in and out, of a task of the kernel's gradient
+constexpr int64_t kTasks = 16;                                // of the kernel's gradient, where there is work enough
 
 typedef float Vector __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 
@@ -100,14 +101,14 @@ void transform_input(const float *plane, const Shape &s, int64_t top, int64_t le
   for (int x = 0; x < kPitch; x += kLanes, to += kLanes) {
     Vector d[kTaps];
     for (int r = 0; r < kTaps; ++r) d[r] = load(rows + r * kPitch + x);
-    store(to, 4 * d[0] - 5 * d[2] + d[4]);
-    Vector even = d[4] - 4 * d[2], odd = d[3] - 4 * d[1];
+    store(to, A2 * B2 * d[0] - (A2 + B2) * d[2] + d[4]);
+    Vector even = d[4] - B2 * d[2], odd = A * (d[3] - B2 * d[1]);
     store(to + stride, even + odd);
     store(to + 2 * stride, even - odd);
-    even = d[4] - d[2], odd = 2 * (d[3] - d[1]);
+    even = d[4] - A2 * d[2], odd = B * (d[3] - A2 * d[1]);
     store(to + 3 * stride, even + odd);
     store(to + 4 * stride, even - odd);
-    store(to + 5 * stride, 4 * d[1] - 5 * d[3] + d[5]);
+    store(to + 5 * stride, A2 * B2 * d[1] - (A2 + B2) * d[3] + d[5]);
   }
 }
 
@@ -117,13 +118,16 @@ void transform_output(const float *m, float bias, float *plane, const Shape &s, 
   for (int x = 0; x < columns; x += kLanes) {
     Vector v[kTaps], y[kRows];
     for (int t = 0; t < kTaps; ++t) v[t] = load(m + t * kOutputs * kColumns + x);
-    Vector sum = v[1] + v[2] + bias, difference = v[1] - v[2] + bias, sum2 = v[3] + v[4], difference2 = v[3] - v[4];
-    y[0] = v[0] + sum + sum2;
-    y[1] = difference + 2 * difference2;
-    y[2] = sum + 4 * sum2;
-    y[3] = difference + 8 * difference2 + v[5];
-    for (int r = 0; r < rows; ++r)
-      std::memcpy(plane + (top + r) * s.width + left + x, &y[r], 4 * std::min(kLanes, columns - x));
+    Vector even = v[1] + v[2], odd = v[1] - v[2], even2 = v[3] + v[4], odd2 = v[3] - v[4];
+    y[0] = v[0] + even + even2 + bias;
+    y[1] = A * odd + B * odd2 + bias;
+    y[2] = A2 * even + B2 * even2 + bias;
+    y[3] = A * A2 * odd + B * B2 * odd2 + v[5] + bias;
+    for (int r = 0; r < rows; ++r) {
+      float *to = plane + (top + r) * s.width + left + x;
+      if (columns - x >= kLanes) store(to, y[r]);
+      else std::memcpy(to, &y[r], 4 * (columns - x));
+    }
   }
 }
 
@@ -140,11 +144,11 @@ void pack_kernels(const float *w, int64_t outputs, int64_t inputs, bool turned, 
           float g[3] = {0, 0, 0};
           for (int row = 0; row < 3 && o < outputs; ++row)
             g[row] = turned ? w[(c * outputs + o) * 9 + 8 - (row * 3 + tap)] : w[(o * inputs + c) * 9 + row * 3 + tap];
-          to[0] = g[0] / 4;
-          to[stride] = -(g[0] + g[1] + g[2]) / 6;
-          to[2 * stride] = -(g[0] - g[1] + g[2]) / 6;
-          to[3 * stride] = g[0] / 24 + g[1] / 12 + g[2] / 6;
-          to[4 * stride] = g[0] / 24 - g[1] / 12 + g[2] / 6;
+          to[0] = G0 * g[0];
+          to[stride] = GA * (g[0] + A * g[1] + A2 * g[2]);
+          to[2 * stride] = GA * (g[0] - A * g[1] + A2 * g[2]);
+          to[3 * stride] = GB * (g[0] + B * g[1] + B2 * g[2]);
+          to[4 * stride] = GB * (g[0] - B * g[1] + B2 * g[2]);
           to[5 * stride] = g[2];
         }
   });
@@ -198,22 +202,33 @@ void convolve(const float *x, const Shape &in, const float *w, bool turned, cons
   });
 }
 
-// A dy: four rows of one channel of the output's gradient into six places `stride` apart.
-void transform_gradient(const float *plane, const Shape &s, int64_t top, int64_t left, int64_t stride, float *to) {
+// A dy: four rows of one channel of the output's gradient into six places `stride` apart. Returns their sum.
+float transform_gradient(const float *plane, const Shape &s, int64_t top, int64_t left, int64_t stride, float *to) {
   alignas(64) float rows[kRows * kColumns];
   copy_rows(plane, s, top, kRows, left, kColumns, rows);
+  Vector sums = {};
   for (int x = 0; x < kColumns; x += kLanes, to += kLanes) {
     Vector y[kRows];
     for (int r = 0; r < kRows; ++r) y[r] = load(rows + r * kColumns + x);
-    Vector even = y[0] + y[2], odd = y[1] + y[3];
+    sums += (y[0] + y[1]) + (y[2] + y[3]);
+    Vector even = y[0] + A2 * y[2], odd = A * (y[1] + A2 * y[3]);
     store(to, y[0]);
     store(to + stride, even + odd);
     store(to + 2 * stride, even - odd);
-    even = y[0] + 4 * y[2], odd = 2 * y[1] + 8 * y[3];
+    even = y[0] + B2 * y[2], odd = B * (y[1] + B2 * y[3]);
     store(to + 3 * stride, even + odd);
     store(to + 4 * stride, even - odd);
     store(to + 5 * stride, y[3]);
   }
+  float sum = 0;
+  for (int i = 0; i < kLanes; ++i) sum += sums[i];
+  return sum;
+}
+
+// rows [kLanes][kPitch] of pixels to [kColumns + 2][kLanes].
+void transpose(const float *from, float *to) {
+  for (int x = 0; x < kColumns + 2; ++x)
+    for (int c = 0; c < kLanes; ++c) to[x * kLanes + c] = from[c * kPitch + x];
 }
 
 // sums [kOutputs][3][kLanes] += gradients y [kOutputs][kColumns] times pixels v [columns + 2][kLanes] of kLanes channels.
@@ -236,4 +251,101 @@ void accumulate(const float *y, const float *v, int64_t columns, float *to) {
   for (int o = 0; o < kOutputs; ++o)
 #pragma GCC unroll 3
     for (int tap = 0; tap < 3; ++tap) store(to + (o * 3 + tap) * kLanes, sums[o][tap]);
+}
+
+// The gradients of the kernel [outputs][inputs][3][3] and of the bias [outputs]. A task takes kBlock x kBlock channels and
+// one slice of the tiles, the number of slices depending on the shape alone; the slices are then added in their order.
+void kernel_gradient(const float *dy, const float *x, const Shape &in, int64_t outputs, float *dw, float *dbias) {
+  constexpr int64_t kSize = kTaps * 3 * kBlock * kBlock, kStep = kOutputs * 3 * kLanes;  // floats of a task's sums
+  constexpr int64_t kPixels = (kColumns + 2) * kLanes, kRow = kBlock * kColumns;
+  int64_t inward = (in.channels + kBlock - 1) / kBlock, outward = (outputs + kBlock - 1) / kBlock;
+  int64_t across = (in.width + kColumns - 1) / kColumns, plane = in.height * in.width;
+  int64_t tiles = in.batch * in.bands() * across, blocks = inward * outward;
+  int64_t slices = std::min(tiles, (kTasks + blocks - 1) / blocks);
+  Buffer sums(slices * blocks * kSize);
+  std::vector<double> bias(slices * outputs);
+  constexpr int64_t kInput = kTaps * kBlock * (kColumns + 2), kStage = kTaps * kLanes * kPitch;
+  parallel(slices * blocks, kInput + kStage + kTaps * kRow, [&](int64_t task, float *scratch) {
+    float *v = scratch, *stage = v + kInput, *u = stage + kStage, *sum = sums.data + task * kSize;
+    int64_t slice = task / blocks, c0 = task % blocks / outward * kBlock, o0 = task % outward * kBlock;
+    int64_t cs = std::min<int64_t>(kBlock, in.channels - c0), os = std::min<int64_t>(kBlock, outputs - o0);
+    int64_t vectors = (cs + kLanes - 1) / kLanes, rows = (os + kOutputs - 1) / kOutputs;
+    std::memset(sum, 0, 4 * kTaps * rows * vectors * kStep);
+    std::memset(u, 0, 4 * kTaps * kRow);
+    std::memset(stage, 0, 4 * kStage);
+    for (int64_t tile = tiles * slice / slices; tile < tiles * (slice + 1) / slices; ++tile) {
+      int64_t left = tile % across * kColumns, top = tile / across % in.bands() * kRows, n = tile / across / in.bands();
+      int64_t columns = std::min<int64_t>(kColumns, in.width - left);
+      for (int64_t o = 0; o < os; ++o) {
+        float total = transform_gradient(dy + (n * outputs + o0 + o) * plane, in, top, left, kRow, u + o * kColumns);
+        if (c0 == 0) bias[slice * outputs + o0 + o] += total;
+      }
+      for (int64_t c = 0; c < cs; ++c) {
+        transform_input(x + (n * in.channels + c0 + c) * plane, in, top, left, kLanes * kPitch,
+                        stage + c % kLanes * kPitch);
+        if (c + 1 < cs && (c + 1) % kLanes) continue;
+        for (int t = 0; t < kTaps; ++t)
+          transpose(stage + t * kLanes * kPitch, v + (t * vectors + c / kLanes) * kPixels);
+      }
+      for (int t = 0; t < kTaps; ++t)
+        for (int64_t row = 0; row < rows; ++row)
+          for (int64_t i = 0; i < vectors; ++i)
+            accumulate(u + t * kRow + row * kOutputs * kColumns, v + (t * vectors + i) * kPixels, columns,
+                       sum + ((t * rows + row) * vectors + i) * kStep);
+    }
+  });
+  parallel(outputs, 0, [&](int64_t o, float *) {
+    dbias[o] = 0;
+    double total = 0;
+    for (int64_t slice = 0; slice < slices; ++slice) total += bias[slice * outputs + o];
+    dbias[o] = total;
+    int64_t rows = (std::min<int64_t>(kBlock, outputs - o / kBlock * kBlock) + kOutputs - 1) / kOutputs;
+    for (int64_t c = 0; c < in.channels; ++c) {
+      int64_t block = c / kBlock * outward + o / kBlock, lane = c % kLanes;
+      int64_t vectors = (std::min<int64_t>(kBlock, in.channels - c / kBlock * kBlock) + kLanes - 1) / kLanes;
+      for (int tap = 0; tap < 3; ++tap) {
+        float s[kTaps];
+        for (int t = 0; t < kTaps; ++t) {
+          int64_t at = ((t * rows + o % kBlock / kOutputs) * vectors + c % kBlock / kLanes) * kStep +
+                       (o % kOutputs * 3 + tap) * kLanes + lane;
+          s[t] = 0;
+          for (int64_t slice = 0; slice < slices; ++slice) s[t] += sums.data[(slice * blocks + block) * kSize + at];
+        }
+        float *to = dw + (o * in.channels + c) * 9 + tap, even = GA * (s[1] + s[2]), even2 = GB * (s[3] + s[4]);
+        to[0] = G0 * s[0] + even + even2;
+        to[3] = A * GA * (s[1] - s[2]) + B * GB * (s[3] - s[4]);
+        to[6] = A2 * even + B2 * even2 + s[5];
+      }
+    }
+  });
+}
+
+Shape shape_of(const int64_t *shape) { return {shape[0], shape[1], shape[2], shape[3]}; }
+
+const float *in(void **tensors, int i) { return static_cast<const float *>(tensors[i]); }
+
+float *out(void **tensors, int i) { return static_cast<float *>(tensors[i]); }
+
+}  // namespace
+
+// The operators, in the form that mindspore.ops.Custom(func_type='aot') calls: inputs, then outputs; 0 is success.
+extern "C" {
+
+// x [N,C,H,W], weight [O,C,3,3], bias [O] -> y [N,O,H,W]
+int Convolution(int, void **tensors, int *, int64_t **shapes, const char **, void *, void *) {
+  convolve(in(tensors, 0), shape_of(shapes[0]), in(tensors, 1), false, in(tensors, 2), out(tensors, 3), shapes[1][0]);
+  return 0;
+}
+
+// dy [N,O,H,W], weight [O,C,3,3] -> dx [N,C,H,W]
+int InputGradient(int, void **tensors, int *, int64_t **shapes, const char **, void *, void *) {
+  convolve(in(tensors, 0), shape_of(shapes[0]), in(tensors, 1), true, nullptr, out(tensors, 2), shapes[1][1]);
+  return 0;
+}
+
+// dy [N,O,H,W], x [N,C,H,W] -> dweight [O,C,3,3], dbias [O]
+int KernelGradient(int, void **tensors, int *, int64_t **shapes, const char **, void *, void *) {
+  kernel_gradient(in(tensors, 0), in(tensors, 1), shape_of(shapes[1]), shapes[0][1], out(tensors, 2), out(tensors, 3));
+  return 0;
+}
 }
