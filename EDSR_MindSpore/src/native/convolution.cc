@@ -336,6 +336,11 @@ int Convolution(int, void **tensors, int *, int64_t **shapes, const char **, voi
   return 0;
 }
 
+// The shape of y; MindSpore asks for it where pictures are of any size, which is -1 until they are there.
+std::vector<int64_t> ConvolutionInferShape(int *, int64_t **shapes, void *) {
+  return {shapes[0][0], shapes[1][0], shapes[0][2], shapes[0][3]};
+}
+
 // dy [N,O,H,W], weight [O,C,3,3] -> dx [N,C,H,W]
 int InputGradient(int, void **tensors, int *, int64_t **shapes, const char **, void *, void *) {
   convolve(in(tensors, 0), shape_of(shapes[0]), in(tensors, 1), true, nullptr, out(tensors, 2), shapes[1][1]);
