@@ -1,0 +1,92 @@
+"""The one interface to a trained EDSR:
+
+    upscale = upscaler.load('edsr_x2.ckpt', device='cpu')
+    sr = upscale(lr)    # float32 RGB [H,W,3] in 0..255 to [sH,sW,3], neither clipped nor rounded
+"""
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn
+
+from common.tiles import self_ensemble, tiled
+from import_weights import read_weights
+from src.context import KERNELS, KINDS, open_device
+from src.model import EDSR, load_weights
+
+
+class Upscaler:
+    """A function lr -> sr over a network: float32 RGB [H,W,3] in 0..255 to float32 RGB [sH,sW,3] in 0..255.
+
+    scale: of the network; halo: LR pixels around a tile with which tiles equal the whole picture. One graph serves
+    pictures of all sizes: a graph of each size takes half a second to compile and its memory is never freed.
+    """
+
+    def __init__(self, network, device):
+        self.network, self.device, self.scale, self.halo = network, device, network.scale, network.halo
+        self._graph = None
+
+    def __call__(self, lr):
+        lr = np.asarray(lr)
+        if lr.ndim != 3 or lr.shape[2] != 3 or 0 in lr.shape:
+            raise ValueError(f'a picture of shape {lr.shape}; expected RGB [H,W,3]')
+        factor = np.float32(self.network.rgb_range / 255)
+        x = np.array(lr.transpose(2, 0, 1)[None], np.float32, order='C') * factor  # [1,3,H,W]
+        if self._graph is None:
+            self._graph = AnySize(self.network)
+        try:
+            sr = self._graph(Tensor(x)).asnumpy()[0]  # [3,sH,sW]
+        except Exception:
+            self._graph = None  # MindSpore refuses a graph that has failed once, even if memory ran out and came back
+            raise
+        return np.ascontiguousarray(sr.transpose(1, 2, 0), np.float32) / factor  # float16 comes from AMP levels
+
+
+class AnySize(nn.Cell):
+    def __init__(self, network):
+        super().__init__(auto_prefix=False)  # the parameters keep their names
+        self.network = network
+        self.set_inputs(Tensor(shape=[1, 3, None, None], dtype=ms.float32))
+
+    def construct(self, lr):
+        return self.network(lr)
+
+
+def load(checkpoint, *, scale=None, device='cpu', device_id=0, kernels='auto', res_scale=None, size=()):
+    """The Upscaler of a checkpoint: ours, the ports', the authors' or BasicSR's; size and scale are read from it.
+
+    scale: when given, must be the checkpoint's. device: 'cpu', 'gpu', 'npu' or 'auto'; device_id: its index.
+    kernels: of the convolutions (src/context.py). res_scale: where the file does not say it (import_weights.py).
+    size: (argument of EDSR, value or None) that the file must agree with.
+    Raises ValueError for a file that is no EDSR, or of another scale or size.
+    """
+    weights, found, _ = read_weights(checkpoint, res_scale)
+    for name, wanted in (('scale', scale), *size):
+        if wanted not in (None, found[name]):
+            raise ValueError(f'{checkpoint}: a network of {name} {found[name]}, not {wanted}; leave --{name} out, or '
+                             'choose another checkpoint')
+    device = open_device(device, device_id)
+    network = EDSR(**found, conv=device.convolution(kernels))
+    load_weights(network, weights)
+    return Upscaler(network, device)
+
+
+def add_options(add):
+    """The options of eval.py and infer.py that say how a checkpoint is run; add: parser.add_argument."""
+    add('--scale', type=int, default=None, help="must be the checkpoint's when given")
+    add('--res_scale', type=float, default=None, 
+        help='where the checkpoint does not say it; else 0.1 for 256 features, 1 for fewer')
+    add('--device', default='auto', choices=('auto', *KINDS), help='auto: the best there is')
+    add('--device_id', type=int, default=0, help='index of the device')
+    add('--kernels', default='auto', choices=KERNELS, help="of a CPU's convolutions; auto: our own, where they compile")
+    add('--self_ensemble', action='store_true', help='mean over 8 flips and turns: EDSR+ of the paper')
+    add('--halo', type=int, default=None, help='LR pixels of picture around a tile; by default as many as the network '
+                                               'sees, so that tiles equal the whole picture')
+
+
+def load_with(options, checkpoint, tile):
+    """(upscale, scale) as those options ask for it; tile: side in LR pixels, 0: whole pictures."""
+    size = [(name, getattr(options, name, None)) for name in ('n_resblocks', 'n_feats')]
+    whole = load(checkpoint, scale=options.scale, device=options.device, device_id=options.device_id,
+                 kernels=options.kernels, res_scale=options.res_scale, size=size)
+    upscale = tiled(whole, whole.scale, tile, whole.halo if options.halo is None else options.halo)
+    return (lambda lr: self_ensemble(upscale, lr)) if options.self_ensemble else upscale, whole.scale
