@@ -1,11 +1,13 @@
-"""The 3x3 convolution of EDSR on CPUs by our own kernels, src/native/convolution.cc, compiled on first use.
+"""EDSR's 3x3 convolution by our own CPU kernels, src/native/convolution.cc, compiled when they are first asked for.
 
-    network = EDSR(2, conv=native_convolution())
+    network = EDSR(scale=2, conv=native_convolution)
 """
 import ctypes
+import functools
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -18,24 +20,34 @@ from mindspore import Parameter, Tensor, nn, ops
 from common.patches import default_cache_dir
 
 SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'native', 'convolution.cc')
-FLAGS = ('-O3', '-std=c++17', '-shared', '-fPIC', '-pthread')
 
 
-def _kernel_gradient_shape(dy, x):
-    return (dy[1], x[1], 3, 3), (dy[1],)
+def native_convolution(n_in, n_out):
+    """nn.Conv2d(n_in, n_out, 3, pad_mode='pad', padding=1, has_bias=True) in float32; zeros until weights are loaded.
+
+    Raises ValueError where the kernels cannot be compiled, or do not compute what they should.
+    """
+    return NativeConvolution(open_library(), n_in, n_out)
 
 
-def _input_gradient_shape(dy, weight):
-    return dy[0], weight[1], dy[2], dy[3]
-
-
-class _Operator(nn.Cell):  # x [N,C,H,W], weight [O,C,3,3], bias [O] to y [N,O,H,W]
-    def __init__(self, library):
+class NativeConvolution(nn.Cell):  # x [N,n_in,H,W] to [N,n_out,H,W]
+    def __init__(self, path, n_in, n_out):
         super().__init__()
-        self.convolution = ops.Custom(f'{library}:Convolution', None, ms.float32, 'aot')
-        self.convolution.add_prim_attr('reg_op_name', 'Convolution')  # else MindSpore asks for no shape of the kernel's
-        self.input_gradient = ops.Custom(f'{library}:InputGradient', _input_gradient_shape, ms.float32, 'aot')
-        self.kernel_gradient = ops.Custom(f'{library}:KernelGradient', _kernel_gradient_shape,
+        self.weight = Parameter(Tensor(np.zeros((n_out, n_in, 3, 3), np.float32)), name='weight')
+        self.bias = Parameter(Tensor(np.zeros(n_out, np.float32)), name='bias')
+        self.operator = _Operator(path)
+
+    def construct(self, x):
+        return self.operator(x, self.weight, self.bias)
+
+
+class _Operator(nn.Cell):  # x [N,C,H,W], weight [O,C,3,3], bias [O] to y [N,O,H,W], and its gradients
+    def __init__(self, path):
+        super().__init__()
+        self.convolution = ops.Custom(f'{path}:Convolution', None, ms.float32, 'aot')
+        self.convolution.add_prim_attr('reg_op_name', 'Convolution')  # without it MindSpore 2.8 infers no shape in C++
+        self.input_gradient = ops.Custom(f'{path}:InputGradient', _input_gradient_shape, ms.float32, 'aot')
+        self.kernel_gradient = ops.Custom(f'{path}:KernelGradient', _kernel_gradient_shapes,
                                           (ms.float32, ms.float32), 'aot')
 
     def construct(self, x, weight, bias):
@@ -46,12 +58,101 @@ class _Operator(nn.Cell):  # x [N,C,H,W], weight [O,C,3,3], bias [O] to y [N,O,H
         return self.input_gradient(dy, weight), dweight, dbias
 
 
-class NativeConvolution(nn.Cell):  # nn.Conv2d(n_in, n_out, 3, pad_mode='pad', padding=1, has_bias=True) in float32
-    def __init__(self, library, n_in, n_out):
-        super().__init__()
-        self.weight = Parameter(Tensor(np.zeros((n_out, n_in, 3, 3), np.float32)), name='weight')
-        self.bias = Parameter(Tensor(np.zeros(n_out, np.float32)), name='bias')
-        self.operator = _Operator(library)
+def _input_gradient_shape(dy, weight):
+    return dy[0], weight[1], dy[2], dy[3]
 
-    def construct(self, x):
-        return self.operator(x, self.weight, self.bias)
+
+def _kernel_gradient_shapes(dy, x):
+    return (dy[1], x[1], 3, 3), (dy[1],)
+
+
+@functools.lru_cache(maxsize=None)
+def open_library():
+    """Path of the compiled kernels, a shared library in the cache folder; compiled now unless it is there.
+
+    Any number of processes may ask at once. Raises ValueError: no compiler ($CXX, else g++, c++ or clang++), it fails,
+    the folder cannot be written, or the kernels' results are not those of numpy.
+    """
+    with open(SOURCE, 'rb') as file:
+        source = file.read()
+    compiler = _compiler()
+    tune = '-mcpu=native' if platform.machine() == 'aarch64' else '-march=native'
+    command = [*compiler, '-O3', tune, '-std=c++17', '-shared', '-fPIC', '-pthread', SOURCE, '-o']
+    name = hashlib.sha256(repr((source, command, _processor())).encode()).hexdigest()[:16] + '.so'
+    path = os.path.join(default_cache_dir(), 'native', name)
+    if ':' in path:
+        raise ValueError(f'{path}: MindSpore takes no library with a colon in its path; set XDG_CACHE_HOME to another')
+    try:
+        if not os.path.exists(path):
+            _compile(command, path)
+        _check(ctypes.CDLL(path))
+    except OSError as error:
+        raise ValueError(f'{path}: the compiled convolution cannot be written or loaded ({error})') from error
+    return path
+
+
+def _compiler():
+    asked = os.environ.get('CXX')
+    if asked:
+        return shlex.split(asked)
+    for name in ('g++', 'c++', 'clang++'):
+        if shutil.which(name):
+            return [name]
+    raise ValueError('no C++ compiler for the fast convolution: found no g++, c++ or clang++; install one or set CXX')
+
+
+def _processor():  # a cache folder may be shared by machines with different instructions
+    try:
+        with open('/proc/cpuinfo') as file:
+            return platform.machine(), re.findall(r'^(?:flags|Features)\s*:.*', file.read(), re.MULTILINE)[:1]
+    except OSError:
+        return platform.machine(), platform.processor()
+
+
+def _compile(command, path):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as folder:
+        output = os.path.join(folder, 'convolution.so')
+        try:
+            done = subprocess.run([*command, output], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        except OSError as error:
+            raise ValueError(f'{command[0]}: the C++ compiler cannot be started ({error}); set CXX to one') from error
+        if done.returncode or not os.path.exists(output):
+            last = (done.stderr.strip() or 'it said nothing').splitlines()[-1]
+            raise ValueError(f'{command[0]}: the C++ compiler failed on {SOURCE} (status {done.returncode}): {last}; '
+                             'set CXX to one that knows C++17')
+        os.replace(output, path)  # at once: others may be doing the same
+
+
+def call(kernels, function, inputs, shapes):
+    """The float32 arrays of those shapes that a function of the library (ctypes) computes from float32 arrays."""
+    outputs = [np.full(shape, np.nan, np.float32) for shape in shapes]
+    arrays = [np.ascontiguousarray(array, np.float32) for array in inputs] + outputs
+    sizes = [(ctypes.c_int64 * array.ndim)(*array.shape) for array in arrays]
+    tensors = (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))
+    dimensions = (ctypes.c_void_p * len(arrays))(*(ctypes.addressof(size) for size in sizes))
+    status = kernels[function](len(arrays), tensors, None, dimensions, None, None, None)
+    assert status == 0, (function, status)
+    return outputs
+
+
+def _check(kernels):
+    """ValueError unless a small convolution and its gradients are numpy's."""
+    rng = np.random.default_rng(0)
+    x, dy = rng.standard_normal((1, 3, 5, 50)), rng.standard_normal((1, 9, 5, 50))
+    weight, bias = rng.standard_normal((9, 3, 3, 3)), rng.standard_normal(9)
+    ours = (*call(kernels, 'Convolution', (x, weight, bias), (dy.shape,)),
+            *call(kernels, 'InputGradient', (dy, weight), (x.shape,)),
+            *call(kernels, 'KernelGradient', (dy, x), (weight.shape, bias.shape)))
+    turned = weight[:, :, ::-1, ::-1].swapaxes(0, 1)
+    theirs = (np.einsum('nchwij,ocij->nohw', _windows(x), weight) + bias[:, None, None],
+              np.einsum('nchwij,ocij->nohw', _windows(dy), turned),
+              np.einsum('nchwij,nohw->ocij', _windows(x), dy), dy.sum((0, 2, 3)))
+    for name, a, b in zip(('output', 'gradient to its input', 'gradient to its kernel', 'gradient to its bias'),
+                          ours, theirs):
+        if not np.abs(a - b).max() < 1e-4 * np.abs(b).max():
+            raise ValueError(f'the compiled convolution is wrong in the {name}; set CXX to another C++ compiler')
+
+
+def _windows(x):  # [N,C,H,W] to the 3x3 neighbourhoods [N,C,H,W,3,3], zeros outside
+    return np.lib.stride_tricks.sliding_window_view(np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1))), (3, 3), (2, 3))

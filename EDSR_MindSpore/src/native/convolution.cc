@@ -15,6 +15,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -74,7 +75,10 @@ void parallel(int64_t tasks, int64_t floats, const std::function<void(int64_t, f
     for (int64_t task; (task = next++) < tasks;) work(task, scratch.data);
   };
   std::vector<std::thread> helpers;
-  for (int64_t i = std::min(thread_count(), tasks) - 1; i > 0; --i) helpers.emplace_back(run);
+  try {
+    for (int64_t i = std::min(thread_count(), tasks) - 1; i > 0; --i) helpers.emplace_back(run);
+  } catch (const std::system_error &) {  // no more threads to be had: those that there are do it all
+  }
   run();
   for (auto &helper : helpers) helper.join();
 }
