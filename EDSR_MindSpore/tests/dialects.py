@@ -1,8 +1,8 @@
 """EDSR as each dialect has it: random weights under its files' names, and its network as a function of them.
 
 Written in numpy from the released files' names and code, apart from import_weights.py, so that one checks the other.
-Besides: files of weights, and the refusal of such a file.
 Besides: files of weights, and how one is refused.
+"""
 import mindspore as ms
 import numpy as np
 import pytest
