@@ -1,0 +1,139 @@
+"""Small photographs, tiny networks, and two ways to run: train.py in this process, programs as a user starts them."""
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import mindspore as ms
+import numpy as np
+import pytest
+
+import train as program
+from common import images
+from common.make_lr import make
+from src.model import EDSR, load_weights, weights_of
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZE = {'n_resblocks': 1, 'n_feats': 8, 'res_scale': 1.0}
+TINY = dict(SIZE, patch_size=24, batch_size=4, test_every=9, workers=1, device='cpu', kernels='builtin', log_every=1)
+LAST, BEST = 'edsr_last.ckpt', 'edsr_best.ckpt'
+TEST_DEVICE_ID = '95'  # launchers file their logs under it, in test/output/95
+
+
+def flags(**options):
+    """Options as command-line words; True is a bare flag, None leaves it out."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return [f'--{name}' if value is True else f'--{name}={value}' for name, value in given.items()]
+
+
+@pytest.fixture(scope='session', autouse=True)
+def surroundings(tmp_path_factory):
+    """One thread, a cache of its own, and nothing of the user's environment that a launcher reads."""
+    patch = pytest.MonkeyPatch()
+    for name in ('RANK', 'RANK_ID', 'RANK_SIZE', 'LOCAL_RANK', 'WORLD_SIZE', 'DEVICE_ID', 'RANK_TABLE_FILE',
+                 'MS_WORKER_NUM', 'MS_ROLE', 'PROGRESS_TTY', 'etp_running_flag', 'PYTHONPATH'):
+        patch.delenv(name, raising=False)
+    patch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
+    patch.setenv('OMP_NUM_THREADS', '1')
+    patch.setenv('PYTHON', sys.executable)
+    patch.setenv('ASCEND_DEVICE_ID', TEST_DEVICE_ID)
+    yield
+    patch.undo()
+    shutil.rmtree(ROOT / 'test' / 'output' / TEST_DEVICE_ID, ignore_errors=True)
+
+
+@pytest.fixture(scope='session')
+def photo():
+    return images.read(ROOT / 'common' / 'sample' / 'chelsea.png', channels=3)
+
+
+@pytest.fixture(scope='session')
+def data(tmp_path_factory, photo):
+    """A folder (with a space in its name) that holds DIV2K/ of three training pictures and one other, benchmark/."""
+    root = tmp_path_factory.mktemp('my data')
+    for place, (top, left, height, width) in {
+            'DIV2K/DIV2K_train_HR/0001.png': (0, 0, 96, 120), 'DIV2K/DIV2K_train_HR/0002.png': (100, 50, 72, 96),
+            'DIV2K/DIV2K_train_HR/0003.png': (50, 200, 120, 96), 'DIV2K/DIV2K_valid_HR/0801.png': (150, 150, 48, 72),
+            'benchmark/Tiny/HR/cat.png': (60, 100, 96, 96)}.items():
+        images.write(root / place, photo[top:top + height, left:left + width])
+        make(str(root / place), (2, 3, 4))
+    return root
+
+
+@pytest.fixture
+def train(data, tmp_path):
+    """train(train_steps=3, lr=..., ...): train.py in this process, into tmp_path/out, validating nothing unless
+    data_test says so; returns its status.
+    """
+    def run(**options):
+        given = dict(TINY, dir_data=data, data_test='', ckpt_save_path=tmp_path / 'out')
+        return program.main(flags(**dict(given, **options)))
+    return run
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / 'out'
+
+
+def tiny(scale=2, seed=1, **size):
+    """A tiny EDSR with random weights."""
+    network = EDSR(scale, **dict(SIZE, **size))
+    network.initialise(np.random.default_rng(seed))
+    return network
+
+
+@pytest.fixture(scope='session')
+def checkpoint(tmp_path_factory):
+    """A file of tiny x2 weights that give a picture: nearest-neighbour enlargement, a little disturbed."""
+    network = tiny()
+    weights = {name: value * (1 if 'mean' in name else 0.01) for name, value in weights_of(network).items()}
+    for c in range(3):
+        weights['head.0.weight'][c, c, 1, 1] = 1
+        weights['tail.0.0.weight'][4 * c:4 * c + 4, c, 1, 1] = 1
+        weights['tail.1.weight'][c, c, 1, 1] = 1
+    load_weights(network, weights)
+    path = tmp_path_factory.mktemp('weights') / 'tiny x2.ckpt'
+    ms.save_checkpoint(network, str(path), append_dict={'res_scale': SIZE['res_scale']})
+    path.chmod(0o644)
+    return path
+
+
+def start(*command, folder=ROOT, **environment):
+    """A program, its output in pipes."""
+    return subprocess.Popen([str(word) for word in command], cwd=folder, env=dict(os.environ, **environment), text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def call(*command, **more):
+    """Runs a program to its end: an object with returncode, stdout and stderr; `more` is for start."""
+    with start(*command, **more) as process:
+        try:
+            output, errors = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+def python(script, **options):
+    """Runs a script of the model's folder with those options."""
+    return call(sys.executable, script, *flags(**options))
+
+
+def state_of(path):
+    """What a checkpoint holds: {name: array}, and under 'progress' and 'options' what train.py wrote there."""
+    found = ms.load_checkpoint(str(path))
+    return {name: json.loads(value) if isinstance(value, str) else value.asnumpy() for name, value in found.items()}
+
+
+def refused(capsys, train, *words, **options):
+    """The training ends with ValueError, OSError or exit 2, and with those words; returns all it said."""
+    with pytest.raises((ValueError, OSError, SystemExit)) as error:
+        train(**options)
+    text = str(error.value) if error.type is not SystemExit else capsys.readouterr().err
+    assert error.type is not SystemExit or error.value.code == 2
+    for word in words:
+        assert word in text
+    return text
