@@ -107,12 +107,19 @@ def available(kind):
     before = logger.level
     logger.setLevel(logging.CRITICAL)  # a screen of missing libraries, for every kind that is not there
     try:
-        ms.set_device(TARGETS[kind])
+        select(kind)
         return True
     except RuntimeError:
         return False
     finally:
         logger.setLevel(before)
+
+
+def select(kind, device_id=None):
+    """Have MindSpore use that device; RuntimeError where it cannot. Asking again is nothing, where it would refuse."""
+    current = ms.get_context('device_target'), ms.get_context('device_id')
+    if current[0] != TARGETS[kind] or (kind != 'cpu' and device_id not in (None, current[1])):
+        ms.set_device(TARGETS[kind], device_id)
 
 
 def choose(name):
@@ -139,8 +146,8 @@ def open_device(name='auto', device_id=0, join=False):
     kind = choose(name)
     several = join and rank_count() > 1
     if kind != 'cpu':
-        own = os.environ.get('DEVICE_ID')  # msrun leaves the choice to MindSpore
-        ms.set_device(TARGETS[kind], (own and int(own)) if several else device_id or 0)
+        own = os.environ.get('DEVICE_ID')  # where a launcher leaves it out, MindSpore chooses
+        select(kind, (own and int(own)) if several else device_id or 0)
     ms.set_context(mode=ms.GRAPH_MODE)
     return Device(kind, *(join_ranks(kind) if several else ()))
 

@@ -112,4 +112,4 @@ def load_weights(network, weights):
 
 def weights_of(network):
     """{name: float32 array} of the network."""
-    return {name: parameter.asnumpy() for name, parameter in network.parameters_and_names()}
+    return {name: parameter.asnumpy().copy() for name, parameter in network.parameters_and_names()}

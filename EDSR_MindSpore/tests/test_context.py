@@ -42,6 +42,8 @@ def calls(monkeypatch):
 def test_cpu_is_there_and_others_are_refused_with_the_remedy(capfd):
     assert context.open_device('auto') == context.open_device('cpu') == context.Device('cpu')
     assert ms.get_context('mode') == ms.GRAPH_MODE
+    Tensor([1.0]) + 1
+    assert context.open_device('cpu') == context.Device('cpu')
     for kind, needed in (('npu', 'CANN'), ('gpu', 'MindSpore built for it')):
         with pytest.raises(ValueError, match=f'--device={kind}: .*{needed}.*--device=cpu'):
             context.open_device(kind)
@@ -61,7 +63,15 @@ def test_auto_prefers_the_npu(monkeypatch):
 def test_one_npu(calls, environment):
     environment['DEVICE_ID'] = '5'  # of a launcher of several; --device_id is asked of this one
     assert context.open_device('npu', 3) == context.Device('npu')
-    assert calls == [('set_device', 'Ascend'), ('set_device', 'Ascend', 3)]
+    assert calls == [('set_device', 'Ascend', None), ('set_device', 'Ascend', 3)]
+
+
+def test_a_device_may_be_opened_again(calls, monkeypatch):
+    """MindSpore refuses to set a device once it has run something, even the one that it has."""
+    monkeypatch.setattr(context.ms, 'get_context', {'device_target': 'Ascend', 'device_id': 3}.get)
+    assert context.open_device('npu', 3) == context.Device('npu') and calls == []
+    context.open_device('npu', 4)
+    assert calls == [('set_device', 'Ascend', 4)]
 
 
 def test_npus_of_a_rank_table(calls, environment):
