@@ -15,6 +15,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+import upscaler
 from common import cli, logs
 from common.datasets import load_pair
 from common.evaluation import evaluate
@@ -25,7 +26,6 @@ from src.data.srdata import open_batches, open_sampler, test_sets, training_pair
 from src.metrics import protocols
 from src.model import EDSR
 from src.training import Meter, Run, StopRequest, restore, save_state, start_from
-from upscaler import Upscaler
 
 # progress of a run, in its checkpoints; validated: the step of the last validation; scores: [[PSNR, SSIM], ...] of the
 # first test set; kept: names of the checkpoints that --ckpt_save_interval made
@@ -77,7 +77,7 @@ class Model:
     loss: Loss
     adam: nn.Adam
     step: TrainStep
-    upscale: Upscaler
+    upscale: upscaler.Upscaler
     learning_rate: float = 0.0  # that Adam has now
 
 
@@ -98,7 +98,7 @@ def build(options, device, resumed=None):
     precision.lower(network, options.amp_level)
     loss = Loss(network)
     return Model(device, network, loss, adam, TrainStep(loss, adam, device.average(), loss_scale),
-                 Upscaler(network, device))
+                 upscaler.Upscaler(network, device))
 
 
 def train(options, device, run):
@@ -236,6 +236,18 @@ def validate(model, options, sets, run, log, state):
     save(run.last, model, state, options)
 
 
+def test(options):
+    """--test_only: measure --ckpt_path, whose size is read from the file, on all pictures of --data_test."""
+    sets = test_sets(options)
+    if not sets:
+        raise ValueError('--test_only: --data_test names no pictures; expected DIV2K, Set5 or other sets')
+    upscale = upscaler.load(options.ckpt_path, scale=options.scale, device=options.device, device_id=options.device_id,
+                            kernels=options.kernels)
+    for name, pairs in sets:
+        evaluate(upscale, pairs, options.scale, dataset=name, protocols=protocols(name, options.scale),
+                 model=options.model, output_dir=os.path.join(options.ckpt_save_path, f'X{options.scale}_test', name))
+
+
 def describe(model, options):
     weights = sum(parameter.size for parameter in model.network.trainable_params())
     return (f'EDSR x{model.network.scale}, {options.n_resblocks} blocks of {options.n_feats}, {weights:,} weights, '
@@ -259,6 +271,8 @@ def summarise(options, device, run, figures, started):
 
 def main(argv=None):
     started, options = time.time(), parse(sys.argv[1:] if argv is None else argv, __doc__)
+    if options.test_only:
+        return test(options)
     run = Run(options)
     device = open_device(options.device, options.device_id, join=True)
     status, figures = train(options, device, run)

@@ -201,7 +201,8 @@ class Meter:
 class StopRequest:  # with StopRequest() as stop: ... if stop.asked: ...
     """Ctrl-C and SIGTERM as a wish that the loop grants between two steps; a second one stops at once.
 
-    asked: 0, or the number of the signal. Rank 0 saves and leaves; that breaks off what the other ranks do, quietly.
+    asked: 0, or the number of the signal; MindSpore passes a Ctrl-C on as SIGTERM. Rank 0 saves and leaves; that breaks
+    off what the other ranks do, quietly.
     """
 
     def __init__(self, device):

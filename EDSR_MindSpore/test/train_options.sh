@@ -1,4 +1,4 @@
-# Sourced by the training launchers, batch_size, epochs and test_every set: their options, ${train_flags[@]} for train.py.
+# Sourced by the training launchers, batch_size, epochs, test_every set: their options, ${train_flags[@]} for train.py.
 [[ -n ${_kind[data_path]:-} ]] || option data_path '' 'folder that holds DIV2K/' path
 synonym dir_data data_path
 option output_path output 'results go to OUTPUT_PATH/X{scale}, a further run to X{scale}_2 and so on' path

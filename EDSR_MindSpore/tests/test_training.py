@@ -240,6 +240,18 @@ def test_adam_over_the_mean_of_the_ranks():
     assert np.allclose(2 * moments[0], moments[1], rtol=1e-6) and moments[0].any()
 
 
+def test_test_only(train, out, checkpoint, capsys):
+    assert not train(test_only=True, ckpt_path=checkpoint, data_test='DIV2K+tiny', data_range='1-2', n_resblocks=32)
+    said = capsys.readouterr().out
+    assert [line.split()[0] for line in said.splitlines() if 'protocol=' in line and not line.startswith('model')] == [
+        'dataset=DIV2K', 'dataset=DIV2K', 'dataset=tiny']
+    assert sorted(path.name for path in out.rglob('*.png')) == ['0001_x2.png', '0002_x2.png', 'cat_x2.png']
+    metrics = json.loads((out / 'X2_test' / 'tiny' / 'metrics.json').read_text())
+    assert metrics['mean']['y/crop2']['psnr'] > 20  # near to an enlargement by repeated pixels
+    refused(capsys, train, '--test_only', '--data_test', test_only=True, ckpt_path=checkpoint)
+    refused(capsys, train, 'scale 2, not 4', test_only=True, ckpt_path=checkpoint, data_test='tiny', scale=4)
+
+
 def test_validating_on_training_pictures_is_said(train, capsys):
     train(train_steps=1, data_test='DIV2K', data_range='1-2/3-3')
     assert 'warning' not in capsys.readouterr().out
