@@ -15,7 +15,7 @@ def main(argv=None):
     add('--input', required=True, help='picture, folder of pictures, or video')
     add('--output', required=True, help='file or folder to write; pictures are named {stem}_x{scale}.png')
     add('--checkpoint', required=True, help="checkpoint of train.py or of a MindSpore port, authors' .pt, BasicSR .pth")
-    add('--tile', type=int, default=256, help='side of the tiles, LR pixels; 0: whole pictures')
+    add('--tile', type=int, default=192, help='side of the tiles, LR pixels; 0: whole pictures')
     add_options(add)
     options = parser.parse_args(argv)
     upscale, scale = load_with(options, options.checkpoint, options.tile)
