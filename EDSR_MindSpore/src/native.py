@@ -35,13 +35,13 @@ class NativeConvolution(nn.Cell):  # x [N,n_in,H,W] to [N,n_out,H,W]
         super().__init__()
         self.weight = Parameter(Tensor(np.zeros((n_out, n_in, 3, 3), np.float32)), name='weight')
         self.bias = Parameter(Tensor(np.zeros(n_out, np.float32)), name='bias')
-        self.operator = _Operator(path)
+        self.operator = Operator(path)
 
     def construct(self, x):
         return self.operator(x, self.weight, self.bias)
 
 
-class _Operator(nn.Cell):  # x [N,C,H,W], weight [O,C,3,3], bias [O] to y [N,O,H,W], and its gradients
+class Operator(nn.Cell):  # x [N,C,H,W], weight [O,C,3,3], bias [O] to y [N,O,H,W], and its gradients
     def __init__(self, path):
         super().__init__()
         self.convolution = ops.Custom(f'{path}:Convolution', None, ms.float32, 'aot')
@@ -85,9 +85,12 @@ def open_library():
     try:
         if not os.path.exists(path):
             _compile(command, path)
-        _check(ctypes.CDLL(path))
+        kernels = ctypes.CDLL(path)  # the one that MindSpore will load, too
     except OSError as error:
         raise ValueError(f'{path}: the compiled convolution cannot be written or loaded ({error})') from error
+    _check(kernels)
+    asked = os.environ.get('OMP_NUM_THREADS', '')  # the user's; MindSpore sets a 1 of its own that only C sees
+    kernels.SetThreads(int(asked) if asked.isdecimal() else 0)
     return path
 
 

@@ -59,10 +59,10 @@ struct Buffer {  // floats, aligned to a cache line
   float *data;
 };
 
-// OMP_NUM_THREADS where set, else the processors that this process may use.
+std::atomic<int> chosen_threads{0};
+
 int64_t thread_count() {
-  const char *asked = std::getenv("OMP_NUM_THREADS");
-  if (asked && std::atoi(asked) > 0) return std::atoi(asked);
+  if (chosen_threads > 0) return chosen_threads;
   cpu_set_t set;
   return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
 }
@@ -331,8 +331,12 @@ float *out(void **tensors, int i) { return static_cast<float *>(tensors[i]); }
 
 }  // namespace
 
-// The operators, in the form that mindspore.ops.Custom(func_type='aot') calls: inputs, then outputs; 0 is success.
 extern "C" {
+
+// Threads of every operator; 0: as many as there are processors that this process may use.
+void SetThreads(int count) { chosen_threads = count; }
+
+// The operators, in the form that mindspore.ops.Custom(func_type='aot') calls: inputs, then outputs; 0 is success.
 
 // x [N,C,H,W], weight [O,C,3,3], bias [O] -> y [N,O,H,W]
 int Convolution(int, void **tensors, int *, int64_t **shapes, const char **, void *, void *) {
