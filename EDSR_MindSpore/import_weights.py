@@ -9,6 +9,7 @@ Turns released EDSR weights into a checkpoint of this directory. Five dialects a
     ours      checkpoints of train.py; upscaler.py and eval.py read all five directly
 """
 import binascii
+import contextlib
 import hashlib
 import os
 import re
@@ -19,7 +20,7 @@ from google.protobuf.message import DecodeError
 from mindspore import Tensor
 from mindspore.train.checkpoint_pb2 import Checkpoint
 
-from common import checkpoints, cli
+from common import checkpoints, cli, files
 from src.model import EDSR, RGB_MEAN, size_of
 
 CONTAINERS = ('params_ema', 'params', 'model', 'state_dict', 'network')
@@ -47,7 +48,9 @@ def read_weights(path, res_scale=None):
         size = _size(weights)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
-    dialect = 'ours' if 'res_scale' in content else dialect
+    own = content.get('res_scale')
+    own = round(float(own), 6) if isinstance(own, np.ndarray) and own.size == 1 else None  # saved as float32
+    dialect = dialect if own is None else 'ours'
     expected = {name: parameter.shape for name, parameter in EDSR(**size).parameters_and_names()}
     problems = [f'missing {n}' for n in expected if n not in weights]
     problems += [f'extra {n}' for n in weights if n not in expected]
@@ -55,7 +58,7 @@ def read_weights(path, res_scale=None):
                  if n in weights and weights[n].shape != shape]
     if problems:
         raise ValueError(f'{path}: {dialect} EDSR weights that do not fit EDSR({_say(size)}): ' + _some(problems))
-    size['res_scale'] = _res_scale(path, content.get('res_scale'), res_scale, size['n_feats'])
+    size['res_scale'] = _res_scale(path, own, res_scale, size['n_feats'])
     return {name: np.ascontiguousarray(weights[name]) for name in expected}, size, dialect
 
 
@@ -107,6 +110,23 @@ def _array(tensors):
     return np.frombuffer(data, TYPES[kind]).reshape([] if dims == [0] else dims)
 
 
+def save_checkpoint(path, values, more, keep=1):
+    """Write what load_checkpoint reads: atomic, with a checksum; `keep` - 1 earlier versions stay beside it.
+
+    values: [{'name': ..., 'data': Parameter or Tensor}]; more: {name: number or text}. Raises OSError as
+    common.checkpoints.save does.
+    """
+    def write(temporary):
+        half = files.temporary(path, '.tmp')  # of MindSpore, which renames in turn; removes those of killed runs
+        try:
+            ms.save_checkpoint(values, temporary, append_dict=more, crc_check=True)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(half)
+        os.chmod(temporary, 0o644)  # MindSpore makes it readable for its owner alone
+    checkpoints.save(path, write, keep)
+
+
 def _load_torch(path):
     try:
         import torch
@@ -149,7 +169,10 @@ def _tensors(content):
 
 
 def _float32(value):
-    return (value if isinstance(value, np.ndarray) else value.float().numpy()).astype(np.float32, copy=False)
+    try:
+        return (value if isinstance(value, np.ndarray) else value.detach().float().numpy()).astype('f4', copy=False)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f'holds a tensor that is no plain array of numbers ({error})') from None
 
 
 def _translate(tensors):
@@ -236,7 +259,6 @@ def _size(weights):
 
 def _res_scale(path, own, given, n_feats):
     if own is not None:
-        own = round(float(own), 6)  # saved as float32
         if given not in (None, own):
             raise ValueError(f'{path}: a network of res_scale {own:g}, not {given:g}; leave --res_scale out, or choose '
                              'another checkpoint')
@@ -256,19 +278,13 @@ def _say(size):
     return ', '.join(f'{key}={value:g}' for key, value in size.items())
 
 
-def save_weights(path, weights, res_scale):
-    """Write {name: float32 array} as a checkpoint of this directory; atomic, with a checksum."""
-    entries = [{'name': name, 'data': Tensor(value)} for name, value in weights.items()]
-    checkpoints.save(path, lambda temporary: ms.save_checkpoint(
-        entries, temporary, append_dict={'res_scale': res_scale}, crc_check=True))
-
-
 def import_file(source, output, res_scale=None):
     """Read `source`, write the checkpoint `output`, say what it was. Raises ValueError as read_weights does."""
     with open(source, 'rb') as file:
         digest = hashlib.sha256(file.read()).hexdigest()
     weights, size, dialect = read_weights(source, res_scale)
-    save_weights(output, weights, size['res_scale'])
+    save_checkpoint(output, [{'name': name, 'data': Tensor(value)} for name, value in weights.items()],
+                    {'res_scale': size['res_scale']})
     print(f'{source}: {dialect} weights, EDSR({_say(size)}), sha256 {digest}')
     print(f'written to {output}')
 

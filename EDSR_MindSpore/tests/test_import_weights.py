@@ -74,6 +74,15 @@ def test_wrapped_weights(wrap, prefix, zip_format, tmp_path):
     assert set(found) == set(arrays) and all(np.array_equal(found[name], value) for name, value in arrays.items())
 
 
+def test_tensors_of_other_kinds(tmp_path):
+    state = {name: torch.from_numpy(value) for name, value in weights('authors', 2).items()}
+    torch.save({name: torch.nn.Parameter(value.bfloat16()) for name, value in state.items()}, tmp_path / 'edsr.pt')
+    head = read_weights(tmp_path / 'edsr.pt')[0]['head.0.weight']
+    assert np.array_equal(head, state['head.0.weight'].bfloat16().float().numpy())
+    torch.save({**state, 'head.0.bias': state['head.0.bias'].to_sparse(), 'res_scale': 'text'}, tmp_path / 'edsr.pt')
+    refusal(tmp_path / 'edsr.pt', 'no plain array of numbers')
+
+
 @pytest.mark.parametrize('container', ['params', 'params_ema', 'both'])
 def test_containers_of_basicsr(container, tmp_path):
     wanted, other = ({n: torch.from_numpy(v) for n, v in weights('BasicSR', 2, seed=seed).items()} for seed in (1, 2))
@@ -211,6 +220,7 @@ def test_command_line(tmp_path):
     assert dialect == 'ours' and size == theirs[1]
     assert set(ours) == set(theirs[0]) and all(np.array_equal(ours[name], value) for name, value in theirs[0].items())
     assert set(ms.load_checkpoint(str(output))) == {*ours, 'res_scale'}  # MindSpore reads it, too
+    assert output.stat().st_mode & 0o777 == 0o644 and [path.name for path in output.parent.iterdir()] == [output.name]
     refused = python('import_weights.py', source=tmp_path / 'EDSR.pth', output=tmp_path / 'edsr.pth')
     assert refused.returncode == 2 and 'expected a name in .ckpt' in refused.stderr
 
