@@ -50,7 +50,7 @@ class Loss(nn.Cell):
 
 
 class TrainStep(nn.Cell):
-    """One step of Adam, over the gradients' mean over all ranks; returns this rank's loss before it."""
+    """One step of Adam; returns the loss before it, and `asked`. All are means over the ranks, by one all-reduce."""
 
     def __init__(self, loss, adam, average, loss_scale):
         super().__init__(auto_prefix=False)
@@ -60,12 +60,13 @@ class TrainStep(nn.Cell):
     def scaled(self, lr, hr):
         return self.loss(lr, hr) * self.loss_scale
 
-    def construct(self, lr, hr):
+    def construct(self, lr, hr, asked):
         loss, gradients = self.gradients(lr, hr)
         if self.average is not None:
-            gradients = self.average(gradients)
+            means = self.average(gradients + (loss, asked))
+            gradients, loss, asked = means[:-2], means[-2], means[-1]
         self.adam(gradients)  # divides them by loss_scale
-        return loss / self.loss_scale
+        return loss / self.loss_scale, asked
 
 
 @dataclass
@@ -119,8 +120,9 @@ def train(options, device, run):
         for step, (lr, hr) in enumerate(batches, state['step'] + 1):
             epoch, at_epoch, at_end = (step - 1) // epoch_steps + 1, step % epoch_steps == 0, step == total
             learning_rate = set_learning_rate(model, options, epoch)
-            meter.count(step, model.step(lr, hr))
-            state['step'], asked = step, stop.asked
+            loss, asked = model.step(lr, hr, Tensor(stop.asked, ms.float32))
+            meter.count(step, loss)
+            state['step'], asked = step, stop.granted(asked)
             if step % options.log_every == 0 or at_end:
                 fields = meter.read()
                 log.step({'epoch': epoch, 'step': (step, total), 'learning_rate': learning_rate, **fields,
@@ -131,14 +133,12 @@ def train(options, device, run):
                     if at_epoch and epoch % options.ckpt_save_interval == 0:
                         keep(f'edsr-{epoch}_{epoch_steps}.ckpt', model, state, options, run)
                     save(run.last, model, state, options)
-            if asked and device.rank == 0:
+            if asked:
                 log.line(f'stopped after step {step}; --resume goes on from there')
                 return 128 + asked, None
             if sets and validation_due(state, epoch_steps, total):
                 with meter.pause():
                     validate(model, options, sets, run, log, state)
-    if stop.asked:  # rank 0 has saved and left
-        return 128 + stop.asked, None
     if not fields:
         print(f'nothing left to do: the run is at step {state["step"]} of {total}; raise --epochs or --train_steps')
         return 0, None
@@ -278,8 +278,7 @@ def main(argv=None):
     status, figures = train(options, device, run)
     if device.rank == 0 and figures:
         summarise(options, device, run, figures, started)
-    if status == 0:  # rank 0 was asked to stop: the others wait for its gradients, and the launcher ends them
-        device.close()
+    device.close()
     return status
 
 

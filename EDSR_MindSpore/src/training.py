@@ -7,7 +7,6 @@ import signal
 import time
 
 import mindspore as ms
-import numpy as np
 from mindspore import Tensor
 
 from common import checkpoints, files
@@ -138,7 +137,6 @@ class Meter:
 
     def __init__(self, device, batch_size, batches):
         self._device, self.batch_size, self._batches = device, batch_size, batches
-        self._average = device.average()
         self._pending, self._losses, self._running = [], [], None
         self._intervals = []  # (steps, seconds) of each reading
         self._restart()
@@ -171,14 +169,12 @@ class Meter:
         self._pending = []
 
     def read(self):
-        """{'loss', 'images/sec', 'data_wait'} since the last reading; loss is the mean over steps and ranks."""
+        """{'loss', 'images/sec', 'data_wait'} since the last reading; loss is the mean over the steps."""
         self.check()
         seconds = max(time.perf_counter() - self._since - self._paused, 1e-9)
         self._intervals.append((self._steps, seconds))
-        loss = sum(self._losses) / max(len(self._losses), 1)
-        if self._average:
-            loss = float(self._average((Tensor(np.float32([loss])),))[0].asnumpy()[0])
-        fields = {'loss': loss, 'images/sec': self._steps * self.batch_size / seconds,
+        fields = {'loss': sum(self._losses) / max(len(self._losses), 1),
+                  'images/sec': self._steps * self.batch_size / seconds,
                   'data_wait': (self._batches.waited - self._waited) / seconds}
         self._restart()
         return fields
@@ -201,21 +197,29 @@ class Meter:
 class StopRequest:  # with StopRequest() as stop: ... if stop.asked: ...
     """Ctrl-C and SIGTERM as a wish that the loop grants between two steps; a second one stops at once.
 
-    asked: 0, or the number of the signal; MindSpore passes a Ctrl-C on as SIGTERM. Rank 0 saves and leaves; that breaks
-    off what the other ranks do, quietly.
+    asked: 0, or the number of the signal; MindSpore passes a Ctrl-C on as SIGTERM.
     """
 
     def __init__(self, device):
-        self.asked, self._follows = 0, device.rank > 0
+        self.asked, self._alone, self._earlier = 0, device.world_size == 1, None
 
     def __enter__(self):
         self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(self, kind, error, trace):
+    def __exit__(self, *_):
         for number, handler in self._before.items():
             signal.signal(number, handler)
-        return bool(self.asked and self._follows and isinstance(error, RuntimeError))
+
+    def granted(self, asked):
+        """The number of the signal when this step is the last, else 0. asked: the mean over the ranks, of this step.
+
+        Several ranks go by that of the step before: all of them know it, and no device need be waited for.
+        """
+        earlier, self._earlier = self._earlier, asked
+        if self._alone:
+            return self.asked
+        return (self.asked or signal.SIGTERM) if earlier is not None and earlier.asnumpy() > 0 else 0
 
     def _ask(self, number, _frame):
         if self.asked:

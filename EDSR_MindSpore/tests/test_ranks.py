@@ -63,7 +63,7 @@ def schedulers(port):
 def launch(data, out, script='test/train_full_8p.sh', words=(), **more):
     return start('bash', script, *(words or ('--nproc=2', f'--data_path={data}')), '--device=cpu',
                  f'--output_path={out}', '--batch_size=2', '--test_every=18', '--patch_size=24', '--lr=1e-3',
-                 *flags(**more), '--', *flags(**SMALL), '--data_test=', STOP_GRACE='20')
+                 *flags(**more), '--', *flags(**SMALL), '--data_test=')
 
 
 def test_two_ranks_train_as_one(train, data, out, tmp_path):
