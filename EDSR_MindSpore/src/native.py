@@ -19,7 +19,8 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from common.patches import default_cache_dir
 
-SOURCE = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'native', 'convolution.cc')
+FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'native')
+SOURCES = [os.path.join(FOLDER, name) for name in ('convolution.cc', 'support.h')]
 
 
 def native_convolution(n_in, n_out):
@@ -73,12 +74,13 @@ def open_library():
     Any number of processes may ask at once. Raises ValueError: no compiler ($CXX, else g++, c++ or clang++), it fails,
     the folder cannot be written, or the kernels' results are not those of numpy.
     """
-    with open(SOURCE, 'rb') as file:
-        source = file.read()
-    compiler = _compiler()
+    sources = []
+    for source in SOURCES:
+        with open(source, 'rb') as file:
+            sources.append(file.read())
     tune = '-mcpu=native' if platform.machine() == 'aarch64' else '-march=native'
-    command = [*compiler, '-O3', tune, '-std=c++17', '-shared', '-fPIC', '-pthread', SOURCE, '-o']
-    name = hashlib.sha256(repr((source, command, _processor())).encode()).hexdigest()[:16] + '.so'
+    command = [*_compiler(), '-O3', tune, '-std=c++17', '-shared', '-fPIC', '-pthread', SOURCES[0], '-o']
+    name = hashlib.sha256(repr((sources, command, _processor())).encode()).hexdigest()[:16] + '.so'
     path = os.path.join(default_cache_dir(), 'native', name)
     if ':' in path:
         raise ValueError(f'{path}: MindSpore takes no library with a colon in its path; set XDG_CACHE_HOME to another')
@@ -122,8 +124,8 @@ def _compile(command, path):
             raise ValueError(f'{command[0]}: the C++ compiler cannot be started ({error}); set CXX to one') from error
         if done.returncode or not os.path.exists(output):
             last = (done.stderr.strip() or 'it said nothing').splitlines()[-1]
-            raise ValueError(f'{command[0]}: the C++ compiler failed on {SOURCE} (status {done.returncode}): {last}; '
-                             'set CXX to one that knows C++17')
+            raise ValueError(f'{command[0]}: the C++ compiler failed on {SOURCES[0]} with status {done.returncode} '
+                             f'({last}); set CXX to one that knows C++17')
         os.replace(output, path)  # at once: others may be doing the same
 
 

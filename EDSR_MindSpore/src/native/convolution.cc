@@ -7,81 +7,36 @@
 // with 6 products where the plain way takes 12. Horizontally `*` is the plain sum over three taps and all channels; so
 // no value ever moves sideways in a register. The gradient to the input is a convolution by the turned kernel, and the
 // gradient to the kernel is G'[(A dy) * (B'd)]. Results do not depend on the number of threads.
-#include <sched.h>
+#include "support.h"
 
-#include <algorithm>
-#include <atomic>
-#include <cstdint>
-#include <cstdlib>
 #include <cstring>
-#include <functional>
-#include <system_error>
-#include <thread>
-#include <vector>
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int kLanes = 16, kOutputs = 8;  // floats of a register; output channels at once: 8 x 3 sums and 4 to spare
-#elif defined(__AVX__)
-constexpr int kLanes = 8, kOutputs = 4;
-#elif defined(__aarch64__)
-constexpr int kLanes = 4, kOutputs = 8;
-#else
-constexpr int kLanes = 4, kOutputs = 4;
-#endif
 // The points of F(4,3) are 0, A, -A, B, -B and infinity; of those tried, these leave the least rounding error.
 constexpr float A = 0.75f, B = 1.5f, A2 = A * A, B2 = B * B;
 constexpr float G0 = 1 / (A2 * B2), GA = 0.5f / (A2 * (A2 - B2)), GB = 0.5f / (B2 * (B2 - A2));
-constexpr int kVectors = 3;                                   // registers of neighbouring pixels at once
-constexpr int kRows = 4, kTaps = 6;                           // rows of a tile, and what they become: the m of F(m,3), m + 2
-constexpr int kColumns = 48;                                  // columns of a tile; a multiple of 3 * kLanes
-constexpr int kPitch = (kColumns + 2 + kLanes - 1) / kLanes * kLanes;  // floats of a row of the input of a tile
-constexpr int kBlock = 64;                                    // channels, in and out, of a task of the kernel's gradient
-constexpr int64_t kTasks = 16;                                // of the kernel's gradient, where there is work enough
 
-typedef float Vector __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+constexpr int kRows = 4, kTaps = 6;                                    // rows of a tile, and what they become: m and m + 2 of F(m,3)
+constexpr int kVectors = 3;                                            // registers of neighbouring pixels at once
+constexpr int kColumns = 48;                                           // columns of a tile; a multiple of kVectors * kLanes
+constexpr int kPitch = (kColumns + 2 + kLanes - 1) / kLanes * kLanes;  // floats of a row of a tile's input
+constexpr int kBlock = 64;                                             // channels, in and out, of a task of the kernel's gradient
+constexpr int64_t kTasks = 16;                                         // of the kernel's gradient, where there is work enough
 
-inline Vector load(const float *p) { return *reinterpret_cast<const Vector *>(p); }
-inline void store(float *p, Vector v) { *reinterpret_cast<Vector *>(p) = v; }
+struct Tile {  // kRows x kColumns pixels of a picture, or what there is of them
+  int64_t picture, top, left, columns;
+};
 
 struct Shape {
   int64_t batch, channels, height, width;
-  int64_t bands() const { return (height + kRows - 1) / kRows; }
-};
-
-int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
-struct Buffer {  // floats, aligned to a cache line
-  explicit Buffer(int64_t floats) : data(static_cast<float *>(std::aligned_alloc(64, round_up(4 * floats, 64)))) {}
-  ~Buffer() { std::free(data); }
-  Buffer(const Buffer &) = delete;
-  float *data;
-};
-
-std::atomic<int> chosen_threads{0};
-
-int64_t thread_count() {
-  if (chosen_threads > 0) return chosen_threads;
-  cpu_set_t set;
-  return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-}
-
-// work(task, scratch) for every task, in any order; scratch: `floats` floats of each thread.
-void parallel(int64_t tasks, int64_t floats, const std::function<void(int64_t, float *)> &work) {
-  std::atomic<int64_t> next{0};
-  auto run = [&] {
-    Buffer scratch(floats);
-    for (int64_t task; (task = next++) < tasks;) work(task, scratch.data);
-  };
-  std::vector<std::thread> helpers;
-  try {
-    for (int64_t i = std::min(thread_count(), tasks) - 1; i > 0; --i) helpers.emplace_back(run);
-  } catch (const std::system_error &) {  // no more threads to be had: those that there are do it all
+  int64_t plane() const { return height * width; }
+  int64_t tiles() const { return batch * ceil_div(height, kRows) * ceil_div(width, kColumns); }
+  Tile tile(int64_t i) const {
+    int64_t across = ceil_div(width, kColumns), down = ceil_div(height, kRows), left = i % across * kColumns;
+    return {i / across / down, i / across % down * kRows, left, std::min<int64_t>(kColumns, width - left)};
   }
-  run();
-  for (auto &helper : helpers) helper.join();
-}
+};
 
 // Rows top..top+rows of a [height,width] plane from column left on into rows of `pitch` floats, zeros outside of it.
 void copy_rows(const float *plane, const Shape &s, int64_t top, int rows, int64_t left, int pitch, float *to) {
@@ -101,9 +56,9 @@ void copy_rows(const float *plane, const Shape &s, int64_t top, int rows, int64_
 }
 
 // B'd: the input of a tile, its six rows into six places `stride` apart.
-void transform_input(const float *plane, const Shape &s, int64_t top, int64_t left, int64_t stride, float *to) {
+void transform_input(const float *plane, const Shape &s, const Tile &tile, int64_t stride, float *to) {
   alignas(64) float rows[kTaps * kPitch];
-  copy_rows(plane, s, top - 1, kTaps, left - 1, kPitch, rows);
+  copy_rows(plane, s, tile.top - 1, kTaps, tile.left - 1, kPitch, rows);
   for (int x = 0; x < kPitch; x += kLanes, to += kLanes) {
     Vector d[kTaps];
     for (int r = 0; r < kTaps; ++r) d[r] = load(rows + r * kPitch + x);
@@ -119,9 +74,9 @@ void transform_input(const float *plane, const Shape &s, int64_t top, int64_t le
 }
 
 // A'm: four rows of one channel's output, plus bias, those of them that lie inside the picture.
-void transform_output(const float *m, float bias, float *plane, const Shape &s, int64_t top, int64_t left) {
-  int rows = std::min<int64_t>(kRows, s.height - top), columns = std::min<int64_t>(kColumns, s.width - left);
-  for (int x = 0; x < columns; x += kLanes) {
+void transform_output(const float *m, float bias, float *plane, const Shape &s, const Tile &tile) {
+  int rows = std::min<int64_t>(kRows, s.height - tile.top);
+  for (int x = 0; x < tile.columns; x += kLanes) {
     Vector v[kTaps], y[kRows];
     for (int t = 0; t < kTaps; ++t) v[t] = load(m + t * kOutputs * kColumns + x);
     Vector even = v[1] + v[2], odd = v[1] - v[2], even2 = v[3] + v[4], odd2 = v[3] - v[4];
@@ -130,9 +85,9 @@ void transform_output(const float *m, float bias, float *plane, const Shape &s, 
     y[2] = A2 * even + B2 * even2 + bias;
     y[3] = A * A2 * odd + B * B2 * odd2 + v[5] + bias;
     for (int r = 0; r < rows; ++r) {
-      float *to = plane + (top + r) * s.width + left + x;
-      if (columns - x >= kLanes) store(to, y[r]);
-      else std::memcpy(to, &y[r], 4 * (columns - x));
+      float *to = plane + (tile.top + r) * s.width + tile.left + x;
+      if (tile.columns - x >= kLanes) store(to, y[r]);
+      else std::memcpy(to, &y[r], 4 * (tile.columns - x));
     }
   }
 }
@@ -140,8 +95,8 @@ void transform_output(const float *m, float bias, float *plane, const Shape &s, 
 // G g for all kernels: from [to][from][3][3], or turned by 180 degrees from [from][to][3][3], to
 // [to / kOutputs][kTaps][from][3][kOutputs], with zeros for the outputs that are not there.
 void pack_kernels(const float *w, int64_t outputs, int64_t inputs, bool turned, float *packed) {
-  int64_t blocks = (outputs + kOutputs - 1) / kOutputs, stride = inputs * 3 * kOutputs;
-  parallel(blocks, 0, [&](int64_t block, float *) {
+  int64_t stride = inputs * 3 * kOutputs;
+  parallel(ceil_div(outputs, kOutputs), 0, [&](int64_t block, float *) {
     float *to = packed + block * kTaps * stride;
     for (int64_t c = 0; c < inputs; ++c)
       for (int tap = 0; tap < 3; ++tap)
@@ -182,36 +137,35 @@ void multiply(const float *v, const float *u, int64_t channels, float *m) {
 
 void convolve(const float *x, const Shape &in, const float *w, bool turned, const float *bias, float *y,
               int64_t outputs) {
-  int64_t blocks = (outputs + kOutputs - 1) / kOutputs, kernel = in.channels * 3 * kOutputs;
-  int64_t across = (in.width + kColumns - 1) / kColumns, plane = in.height * in.width, stride = in.channels * kPitch;
-  Buffer packed(blocks * kTaps * kernel);
+  int64_t kernel = in.channels * 3 * kOutputs, stride = in.channels * kPitch;
+  Buffer packed(ceil_div(outputs, kOutputs) * kTaps * kernel);
   pack_kernels(w, outputs, in.channels, turned, packed.data);
-  parallel(in.batch * in.bands() * across, kTaps * stride, [&](int64_t task, float *v) {
-    int64_t left = task % across * kColumns, top = task / across % in.bands() * kRows, n = task / across / in.bands();
-    int64_t columns = std::min<int64_t>(kColumns, in.width - left);
+  parallel(in.tiles(), kTaps * stride, [&](int64_t task, float *v) {
+    Tile tile = in.tile(task);
     for (int64_t c = 0; c < in.channels; ++c)
-      transform_input(x + (n * in.channels + c) * plane, in, top, left, stride, v + c * kPitch);
+      transform_input(x + (tile.picture * in.channels + c) * in.plane(), in, tile, stride, v + c * kPitch);
     alignas(64) float m[kTaps][kOutputs * kColumns];
     for (int64_t o = 0; o < outputs; o += kOutputs) {
       for (int t = 0; t < kTaps; ++t) {
         const float *u = packed.data + (o / kOutputs * kTaps + t) * kernel;
-        for (int64_t i = 0; i < columns; i += kVectors * kLanes) {
+        for (int64_t i = 0; i < tile.columns; i += kVectors * kLanes) {
           const float *from = v + t * stride + i;
-          if (columns - i > 2 * kLanes) multiply<3>(from, u, in.channels, m[t] + i);
-          else if (columns - i > kLanes) multiply<2>(from, u, in.channels, m[t] + i);
+          if (tile.columns - i > 2 * kLanes) multiply<3>(from, u, in.channels, m[t] + i);
+          else if (tile.columns - i > kLanes) multiply<2>(from, u, in.channels, m[t] + i);
           else multiply<1>(from, u, in.channels, m[t] + i);
         }
       }
-      for (int64_t i = o; i < std::min(o + kOutputs, outputs); ++i)
-        transform_output(m[0] + (i - o) * kColumns, bias ? bias[i] : 0, y + (n * outputs + i) * plane, in, top, left);
+      for (int64_t i = 0; i < std::min<int64_t>(kOutputs, outputs - o); ++i)
+        transform_output(m[0] + i * kColumns, bias ? bias[o + i] : 0,
+                         y + (tile.picture * outputs + o + i) * in.plane(), in, tile);
     }
   });
 }
 
 // A dy: four rows of one channel of the output's gradient into six places `stride` apart. Returns their sum.
-float transform_gradient(const float *plane, const Shape &s, int64_t top, int64_t left, int64_t stride, float *to) {
+float transform_gradient(const float *plane, const Shape &s, const Tile &tile, int64_t stride, float *to) {
   alignas(64) float rows[kRows * kColumns];
-  copy_rows(plane, s, top, kRows, left, kColumns, rows);
+  copy_rows(plane, s, tile.top, kRows, tile.left, kColumns, rows);
   Vector sums = {};
   for (int x = 0; x < kColumns; x += kLanes, to += kLanes) {
     Vector y[kRows];
@@ -237,7 +191,7 @@ void transpose(const float *from, float *to) {
     for (int c = 0; c < kLanes; ++c) to[x * kLanes + c] = from[c * kPitch + x];
 }
 
-// sums [kOutputs][3][kLanes] += gradients y [kOutputs][kColumns] times pixels v [columns + 2][kLanes] of kLanes channels.
+// sums [kOutputs][3][kLanes] += gradients y [kOutputs][kColumns] times pixels v [columns + 2][kLanes] of the inputs.
 void accumulate(const float *y, const float *v, int64_t columns, float *to) {
   Vector sums[kOutputs][3];
 #pragma GCC unroll 8
@@ -259,66 +213,86 @@ void accumulate(const float *y, const float *v, int64_t columns, float *to) {
     for (int tap = 0; tap < 3; ++tap) store(to + (o * 3 + tap) * kLanes, sums[o][tap]);
 }
 
-// The gradients of the kernel [outputs][inputs][3][3] and of the bias [outputs]. A task takes kBlock x kBlock channels and
-// one slice of the tiles, the number of slices depending on the shape alone; the slices are then added in their order.
-void kernel_gradient(const float *dy, const float *x, const Shape &in, int64_t outputs, float *dw, float *dbias) {
-  constexpr int64_t kSize = kTaps * 3 * kBlock * kBlock, kStep = kOutputs * 3 * kLanes;  // floats of a task's sums
-  constexpr int64_t kPixels = (kColumns + 2) * kLanes, kRow = kBlock * kColumns;
-  int64_t inward = (in.channels + kBlock - 1) / kBlock, outward = (outputs + kBlock - 1) / kBlock;
-  int64_t across = (in.width + kColumns - 1) / kColumns, plane = in.height * in.width;
-  int64_t tiles = in.batch * in.bands() * across, blocks = inward * outward;
-  int64_t slices = std::min(tiles, (kTasks + blocks - 1) / blocks);
-  Buffer sums(slices * blocks * kSize);
-  std::vector<double> bias(slices * outputs);
-  constexpr int64_t kInput = kTaps * kBlock * (kColumns + 2), kStage = kTaps * kLanes * kPitch;
-  parallel(slices * blocks, kInput + kStage + kTaps * kRow, [&](int64_t task, float *scratch) {
-    float *v = scratch, *stage = v + kInput, *u = stage + kStage, *sum = sums.data + task * kSize;
-    int64_t slice = task / blocks, c0 = task % blocks / outward * kBlock, o0 = task % outward * kBlock;
-    int64_t cs = std::min<int64_t>(kBlock, in.channels - c0), os = std::min<int64_t>(kBlock, outputs - o0);
-    int64_t vectors = (cs + kLanes - 1) / kLanes, rows = (os + kOutputs - 1) / kOutputs;
-    std::memset(sum, 0, 4 * kTaps * rows * vectors * kStep);
-    std::memset(u, 0, 4 * kTaps * kRow);
-    std::memset(stage, 0, 4 * kStage);
-    for (int64_t tile = tiles * slice / slices; tile < tiles * (slice + 1) / slices; ++tile) {
-      int64_t left = tile % across * kColumns, top = tile / across % in.bands() * kRows, n = tile / across / in.bands();
-      int64_t columns = std::min<int64_t>(kColumns, in.width - left);
-      for (int64_t o = 0; o < os; ++o) {
-        float total = transform_gradient(dy + (n * outputs + o0 + o) * plane, in, top, left, kRow, u + o * kColumns);
-        if (c0 == 0) bias[slice * outputs + o0 + o] += total;
-      }
-      for (int64_t c = 0; c < cs; ++c) {
-        transform_input(x + (n * in.channels + c0 + c) * plane, in, top, left, kLanes * kPitch,
-                        stage + c % kLanes * kPitch);
-        if (c + 1 < cs && (c + 1) % kLanes) continue;
-        for (int t = 0; t < kTaps; ++t)
-          transpose(stage + t * kLanes * kPitch, v + (t * vectors + c / kLanes) * kPixels);
-      }
+struct Block {  // of channels
+  Block(int64_t index, int64_t channels) : first(index * kBlock), count(std::min<int64_t>(kBlock, channels - first)) {}
+  int64_t first, count;
+};
+
+constexpr int64_t kSums = kTaps * 3 * kBlock * kBlock;  // floats of the sums of a task
+constexpr int64_t kPlace = kOutputs * 3 * kLanes;       // and of those that accumulate() adds to
+constexpr int64_t kGradients = kBlock * kColumns, kPixels = (kColumns + 2) * kLanes, kStage = kLanes * kPitch;
+
+// Where in a task's sums those for tap t, the outputs around o and the inputs around c stand.
+int64_t place(const Block &outputs, const Block &inputs, int t, int64_t o, int64_t c) {
+  int64_t row = t * ceil_div(outputs.count, kOutputs) + o / kOutputs;
+  return (row * ceil_div(inputs.count, kLanes) + c / kLanes) * kPlace;
+}
+
+// Adds what one tile gives to the sums, and to the sums of dy unless bias is null.
+void add_tile(const float *dy, const float *x, const Shape &in, const Tile &tile, const Block &outputs,
+              const Block &inputs, float *scratch, float *sums, double *bias) {
+  float *u = scratch, *stage = u + kTaps * kGradients, *v = stage + kTaps * kStage;
+  for (int64_t o = 0; o < outputs.count; ++o) {
+    float total = transform_gradient(dy + o * in.plane(), in, tile, kGradients, u + o * kColumns);
+    if (bias) bias[o] += total;
+  }
+  for (int64_t c = 0; c < inputs.count; ++c) {
+    transform_input(x + c * in.plane(), in, tile, kStage, stage + c % kLanes * kPitch);
+    if (c + 1 < inputs.count && (c + 1) % kLanes) continue;
+    for (int t = 0; t < kTaps; ++t) transpose(stage + t * kStage, v + (c / kLanes * kTaps + t) * kPixels);
+  }
+  for (int t = 0; t < kTaps; ++t)
+    for (int64_t o = 0; o < outputs.count; o += kOutputs)
+      for (int64_t c = 0; c < inputs.count; c += kLanes)
+        accumulate(u + t * kGradients + o * kColumns, v + (c / kLanes * kTaps + t) * kPixels, tile.columns,
+                   sums + place(outputs, inputs, t, o, c));
+}
+
+// G' times the sums of all slices, `stride` floats apart, for output o and the inputs from c on: to dw [inputs][3][3].
+void add_slices(const float *sums, int64_t slices, int64_t stride, const Block &outputs, const Block &inputs, int64_t o,
+                int64_t c, float *dw) {
+  for (int tap = 0; tap < 3; ++tap) {
+    Vector s[kTaps] = {};
+    for (int64_t slice = 0; slice < slices; ++slice)
       for (int t = 0; t < kTaps; ++t)
-        for (int64_t row = 0; row < rows; ++row)
-          for (int64_t i = 0; i < vectors; ++i)
-            accumulate(u + t * kRow + row * kOutputs * kColumns, v + (t * vectors + i) * kPixels, columns,
-                       sum + ((t * rows + row) * vectors + i) * kStep);
+        s[t] += load(sums + slice * stride + place(outputs, inputs, t, o, c) + (o % kOutputs * 3 + tap) * kLanes);
+    Vector even = GA * (s[1] + s[2]), even2 = GB * (s[3] + s[4]);
+    Vector g[3] = {G0 * s[0] + even + even2, A * GA * (s[1] - s[2]) + B * GB * (s[3] - s[4]),
+                   A2 * even + B2 * even2 + s[5]};
+    for (int64_t i = 0; i < std::min<int64_t>(kLanes, inputs.count - c); ++i)
+      for (int row = 0; row < 3; ++row) dw[i * 9 + row * 3 + tap] = g[row][i];
+  }
+}
+
+// The gradients of the kernel [outputs][channels][3][3] and of the bias [outputs]. A task takes a Block of outputs, one
+// of inputs, and one slice of the tiles; how many slices there are depends on the shape alone.
+void kernel_gradient(const float *dy, const float *x, const Shape &in, int64_t outputs, float *dw, float *dbias) {
+  int64_t inward = ceil_div(in.channels, kBlock), blocks = ceil_div(outputs, kBlock) * inward;
+  int64_t tiles = in.tiles(), slices = std::min(tiles, ceil_div(kTasks, blocks));
+  int64_t scratch_size = kTaps * (kGradients + kStage + kBlock / kLanes * kPixels);
+  Buffer sums(slices * blocks * kSums);
+  std::vector<double> bias(slices * outputs);
+  parallel(slices * blocks, scratch_size, [&](int64_t task, float *scratch) {
+    int64_t slice = task / blocks;
+    Block to(task % blocks / inward, outputs), from(task % inward, in.channels);
+    std::memset(scratch, 0, 4 * scratch_size);  // channels that are not there stay zero
+    std::memset(sums.data + task * kSums, 0, 4 * kSums);
+    for (int64_t i = tiles * slice / slices; i < tiles * (slice + 1) / slices; ++i) {
+      Tile tile = in.tile(i);
+      add_tile(dy + (tile.picture * outputs + to.first) * in.plane(),
+               x + (tile.picture * in.channels + from.first) * in.plane(), in, tile, to, from, scratch,
+               sums.data + task * kSums, from.first ? nullptr : &bias[slice * outputs + to.first]);
     }
   });
   parallel(outputs, 0, [&](int64_t o, float *) {
-    dbias[o] = 0;
-    for (int64_t slice = 0; slice < slices; ++slice) dbias[o] += bias[slice * outputs + o];
-    int64_t rows = (std::min<int64_t>(kBlock, outputs - o / kBlock * kBlock) + kOutputs - 1) / kOutputs;
+    double total = 0;
+    for (int64_t slice = 0; slice < slices; ++slice) total += bias[slice * outputs + o];
+    dbias[o] = total;
+    Block to(o / kBlock, outputs);
     for (int64_t c = 0; c < in.channels; c += kLanes) {
-      int64_t vectors = (std::min<int64_t>(kBlock, in.channels - c / kBlock * kBlock) + kLanes - 1) / kLanes;
-      const float *from = sums.data + (c / kBlock * outward + o / kBlock) * kSize;
-      for (int tap = 0; tap < 3; ++tap) {
-        Vector s[kTaps] = {};
-        for (int64_t slice = 0; slice < slices; ++slice)
-          for (int t = 0; t < kTaps; ++t)
-            s[t] += load(from + slice * blocks * kSize + (o % kOutputs * 3 + tap) * kLanes +
-                         ((t * rows + o % kBlock / kOutputs) * vectors + c % kBlock / kLanes) * kStep);
-        Vector even = GA * (s[1] + s[2]), even2 = GB * (s[3] + s[4]);
-        Vector g[3] = {G0 * s[0] + even + even2, A * GA * (s[1] - s[2]) + B * GB * (s[3] - s[4]),
-                       A2 * even + B2 * even2 + s[5]};
-        for (int64_t i = 0; i < std::min<int64_t>(kLanes, in.channels - c); ++i)
-          for (int row = 0; row < 3; ++row) dw[(o * in.channels + c + i) * 9 + row * 3 + tap] = g[row][i];
-      }
+      Block from(c / kBlock, in.channels);
+      add_slices(sums.data + (o / kBlock * inward + c / kBlock) * kSums, slices, blocks * kSums, to, from, o - to.first,
+                 c - from.first, dw + (o * in.channels + c) * 9);
     }
   });
 }
@@ -331,12 +305,12 @@ float *out(void **tensors, int i) { return static_cast<float *>(tensors[i]); }
 
 }  // namespace
 
+// SetThreads, and the operators in the form that mindspore.ops.Custom(func_type='aot') calls: inputs, then outputs; 0
+// is success.
 extern "C" {
 
 // Threads of every operator; 0: as many as there are processors that this process may use.
 void SetThreads(int count) { chosen_threads = count; }
-
-// The operators, in the form that mindspore.ops.Custom(func_type='aot') calls: inputs, then outputs; 0 is success.
 
 // x [N,C,H,W], weight [O,C,3,3], bias [O] -> y [N,O,H,W]
 int Convolution(int, void **tensors, int *, int64_t **shapes, const char **, void *, void *) {
