@@ -75,7 +75,7 @@ def test_damaged_newest_checkpoint(train, out, capfd):
     assert train(train_steps=9, save_every=8) == 0  # checkpoints of steps 8 and 9
     run, newest = out / 'X2_2', out / 'X2_2' / LAST
     shutil.copytree(run, out / 'as it was')
-    for damaged in (lambda b: b[:len(b) // 2], lambda b: b'', lambda b: b[:9000] + b'\0' * 40 + b[9040:]):
+    for damaged in (lambda b: b[:len(b) // 2], lambda b: b[:9000] + b'\0' * 40 + b[9040:]):
         shutil.rmtree(run)
         shutil.copytree(out / 'as it was', run)
         newest.write_bytes(damaged(newest.read_bytes()))
@@ -86,19 +86,18 @@ def test_damaged_newest_checkpoint(train, out, capfd):
         assert_equal_state(newest, out / 'X2' / LAST)
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_signals_save_and_stop(number, train, out, monkeypatch, capsys):
+def test_ctrl_c_saves_and_stops(train, out, monkeypatch, capsys):
     step, done = program.TrainStep.__call__, []
 
     def train_step(*arguments):
         done.append(1)
         if len(done) == 7:
-            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGINT)
         return step(*arguments)
     monkeypatch.setattr(program.TrainStep, '__call__', train_step)
-    before = signal.getsignal(number)
-    assert train(train_steps=12) in (128 + number, 143)  # MindSpore turns a Ctrl-C into SIGTERM
-    assert signal.getsignal(number) is before
+    before = signal.getsignal(signal.SIGINT)
+    assert train(train_steps=12) in (128 + signal.SIGINT, 128 + signal.SIGTERM)  # MindSpore makes it a SIGTERM
+    assert signal.getsignal(signal.SIGINT) is before
     assert 'stopped after step 7; --resume' in capsys.readouterr().out
     assert state_of(out / 'X2' / LAST)['progress']['step'] == 7
 
@@ -110,22 +109,22 @@ def test_exit_status_of_a_stopped_program(data, out):
         assert process.poll() is None, process.stderr.read()
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
-    assert process.returncode == 143 and not errors
+    assert process.returncode == 128 + signal.SIGTERM and not errors
     assert state_of(out / 'X2' / LAST)['progress']['step'] > 0
 
 
 def test_folders_of_runs(train, out, capsys):
     for _ in range(2):
         train(train_steps=2)
-    train(train_steps=3, scale=3)
-    assert sorted(os.listdir(out)) == ['X2', 'X2_2', 'X3']
+    assert sorted(os.listdir(out)) == ['X2', 'X2_2']
     before = (out / 'X2' / LAST).read_bytes()
     (out / 'X2_3').mkdir()
     (out / 'X2_3' / 'train.jsonl').touch()  # ended before its first checkpoint
-    train(train_steps=4, resume=True)
+    train(train_steps=4, resume=True, batch_size=2, no_augment=True)
+    said = capsys.readouterr().out
+    assert 'warning: --batch_size was 4, is 2: other patches follow' in said and '--no_augment was False' in said
     assert state_of(out / 'X2_2' / LAST)['progress']['step'] == 4 and (out / 'X2' / LAST).read_bytes() == before
     before = (out / 'X2_2' / LAST).read_bytes()
-    capsys.readouterr()
     assert train(train_steps=4, resume=True) == 0
     assert 'nothing left to do' in capsys.readouterr().out and (out / 'X2_2' / LAST).read_bytes() == before
 
@@ -172,13 +171,6 @@ def test_what_cannot_be_resumed(train, out, checkpoint, capsys):
         shutil.copy(checkpoint, path)
     refused(capsys, train, 'no checkpoint could be loaded', 'not a checkpoint of train.py', '--ckpt_path',
             train_steps=9, resume=True)
-
-
-def test_other_patches_are_warned_of(train, capsys):
-    train(train_steps=2)
-    train(train_steps=3, resume=True, batch_size=2, no_augment=True)
-    said = capsys.readouterr().out
-    assert 'warning: --batch_size was 4, is 2: other patches follow' in said and '--no_augment was False' in said
 
 
 def test_full_disk_keeps_the_earlier_checkpoint(train, out, monkeypatch, capsys):

@@ -223,21 +223,22 @@ def test_the_loss_is_the_mean_error_in_the_networks_range(data):
 
 
 def test_adam_over_the_mean_of_the_ranks():
-    """The gradients go through the all-reduce before Adam sees them."""
+    """Gradients, loss and the wish to stop go through the all-reduce, before Adam sees the gradients."""
     class Double(nn.Cell):
-        def construct(self, gradients):
+        def construct(self, tensors):
             doubled = ()
-            for gradient in gradients:
-                doubled += (2 * gradient,)
+            for tensor in tensors:
+                doubled += (2 * tensor,)
             return doubled
-    moments = []
+    found = []
     lr, hr = (Tensor(np.full((1, side, side, 3), 99, np.uint8)) for side in (6, 12))
     for average in (None, Double()):
         network = tiny()
         adam = nn.Adam(network.trainable_params(), 1e-3)
-        program.TrainStep(program.Loss(network), adam, average, 1.0)(lr, hr)
-        moments.append(adam.moment1[0].asnumpy())
-    assert np.allclose(2 * moments[0], moments[1], rtol=1e-6) and moments[0].any()
+        returned = program.TrainStep(program.Loss(network), adam, average, 1.0)(lr, hr, Tensor(15, ms.float32))
+        found.append([tensor.asnumpy() for tensor in (adam.moment1[0], *returned)])
+    for one, two in zip(*found):
+        assert np.allclose(2 * one, two, rtol=1e-6) and one.any()
 
 
 def test_test_only(train, out, checkpoint, capsys):
@@ -252,10 +253,10 @@ def test_test_only(train, out, checkpoint, capsys):
     refused(capsys, train, 'scale 2, not 4', test_only=True, ckpt_path=checkpoint, data_test='tiny', scale=4)
 
 
-def test_validating_on_training_pictures_is_said(train, capsys):
-    train(train_steps=1, data_test='DIV2K', data_range='1-2/3-3')
-    assert 'warning' not in capsys.readouterr().out
-    train(train_steps=1, data_test='DIV2K', data_range='1-3/3-801')
+def test_validating_on_training_pictures_is_said(data, capsys):
+    assert [name for name, _ in program.validation_sets(options(data, data_range='1-2/3-3'))] == ['DIV2K']
+    assert not capsys.readouterr().out
+    program.validation_sets(options(data, data_range='1-3/3-801'))
     assert 'warning: 1 of 2 validation pictures of DIV2K are trained on too' in capsys.readouterr().out
 
 
