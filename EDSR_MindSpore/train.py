@@ -99,7 +99,7 @@ def build(options, device, resumed=None):
     precision.lower(network, options.amp_level)
     loss = Loss(network)
     return Model(device, network, loss, adam, TrainStep(loss, adam, device.average(), loss_scale),
-                 upscaler.Upscaler(network, device))
+                 upscaler.Upscaler(network))
 
 
 def train(options, device, run):

@@ -21,9 +21,8 @@ class Upscaler:
     pictures of all sizes: a graph of each size takes half a second to compile and its memory is never freed.
     """
 
-    def __init__(self, network, device):
-        self.network, self.device, self.scale, self.halo = network, device, network.scale, network.halo
-        self._graph = None
+    def __init__(self, network):
+        self.network, self.scale, self.halo, self._graph = network, network.scale, network.halo, None
 
     def __call__(self, lr):
         lr = np.asarray(lr)
@@ -67,7 +66,7 @@ def load(checkpoint, *, scale=None, device='cpu', device_id=0, kernels='auto', r
     device = open_device(device, device_id)
     network = EDSR(**found, conv=device.convolution(kernels))
     load_weights(network, weights)
-    return Upscaler(network, device)
+    return Upscaler(network)
 
 
 def add_options(add):

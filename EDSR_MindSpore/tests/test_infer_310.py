@@ -42,7 +42,7 @@ def mindir(network, tmp_path_factory):
 
 @pytest.mark.parametrize('size', [(0, 0, 0), (1, 0, 0), (2, 0, 40)], ids=str)
 def test_free_sizes(size, mindir, network, photo):
-    found, whole = mindir(*size), Upscaler(network, open_device('cpu'))
+    found, whole = mindir(*size), Upscaler(network)
     assert (found.scale, found.halo, found.shape) == (3, network.halo, [size[0], 3, *size[1:]])
     for height, width in ((17, 40), (33, 29), (1, 60)):
         lr = crop(photo, height, width)
@@ -52,7 +52,7 @@ def test_free_sizes(size, mindir, network, photo):
 @pytest.mark.parametrize('size', [(1, 36, 40), (3, 36, 40)], ids=str)
 def test_fixed_sizes_give_what_the_whole_picture_gives(size, mindir, network, photo):
     """Smaller, as large, and larger, on either axis; 17 pixels are a little more than the halo of both sides."""
-    found, whole = mindir(*size), Upscaler(network, open_device('cpu'))
+    found, whole = mindir(*size), Upscaler(network)
     for height, width in ((36, 40), (17, 18), (36, 20), (37, 100), (90, 41), (20, 75)):
         lr = crop(photo, height, width)
         np.testing.assert_allclose(found(lr), whole(lr), rtol=0, atol=2e-3)

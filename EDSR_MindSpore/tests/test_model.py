@@ -114,7 +114,7 @@ def test_output_and_what_leads_to_it(golden, convolution):
 
 def test_self_ensemble_and_scores(golden, convolution):
     """As the authors' code: the mean of 8 before rounding; PSNR in both of its protocols."""
-    upscale = Upscaler(made(golden, convolution), open_device('cpu'))
+    upscale = Upscaler(made(golden, convolution))
     lr, hr = (golden[name][0].transpose(1, 2, 0) for name in ('input', 'target'))
     assert_near(self_ensemble(upscale, lr).transpose(2, 0, 1), golden['output_x8'][0])
     assert np.abs(golden['output_x8'][0] - golden['output'][0]).max() > 1  # the golden data can tell

@@ -117,7 +117,7 @@ def test_pictures_of_all_sizes_share_a_graph(checkpoint, kernels):
 def test_weights_that_change_are_seen(kernels):
     """As while a network is trained, and measured in between."""
     network, other = (tiny(seed=seed, conv=open_device('cpu').convolution(kernels)) for seed in (1, 2))
-    upscale, theirs, lr = upscaler.Upscaler(network, None), upscaler.Upscaler(other, None), picture(7, 8)
+    upscale, theirs, lr = upscaler.Upscaler(network), upscaler.Upscaler(other), picture(7, 8)
     assert not np.array_equal(upscale(lr), theirs(lr))
     load_weights(network, weights_of(other))
     assert np.array_equal(upscale(lr), theirs(lr))
@@ -125,8 +125,8 @@ def test_weights_that_change_are_seen(kernels):
 
 def test_networks_in_half_precision():
     network = tiny()
-    exact = upscaler.Upscaler(tiny(), None)(picture(9, 9))
-    half = upscaler.Upscaler(network.to_float(ms.float16), None)(picture(9, 9))
+    exact = upscaler.Upscaler(tiny())(picture(9, 9))
+    half = upscaler.Upscaler(network.to_float(ms.float16))(picture(9, 9))
     assert half.dtype == np.float32 and not np.array_equal(half, exact)
     assert psnr(half, exact, crop_border=0, channel='rgb') > 40
 
