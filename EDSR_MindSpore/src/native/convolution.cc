@@ -17,12 +17,12 @@ namespace {
 constexpr float A = 0.75f, B = 1.5f, A2 = A * A, B2 = B * B;
 constexpr float G0 = 1 / (A2 * B2), GA = 0.5f / (A2 * (A2 - B2)), GB = 0.5f / (B2 * (B2 - A2));
 
-constexpr int kRows = 4, kTaps = 6;                                    // rows of a tile, and what they become: m and m + 2 of F(m,3)
-constexpr int kVectors = 3;                                            // registers of neighbouring pixels at once
-constexpr int kColumns = 48;                                           // columns of a tile; a multiple of kVectors * kLanes
+constexpr int kRows = 4, kTaps = 6;  // rows of a tile, and what they become: m and m + 2 of F(m,3)
+constexpr int kVectors = 3;          // registers of neighbouring pixels at once
+constexpr int kColumns = 48;         // columns of a tile; a multiple of kVectors * kLanes
 constexpr int kPitch = (kColumns + 2 + kLanes - 1) / kLanes * kLanes;  // floats of a row of a tile's input
-constexpr int kBlock = 64;                                             // channels, in and out, of a task of the kernel's gradient
-constexpr int64_t kTasks = 16;                                         // of the kernel's gradient, where there is work enough
+constexpr int kBlock = 64;           // channels, in and out, of a task of the kernel's gradient
+constexpr int64_t kTasks = 16;       // of the kernel's gradient, where there is work enough
 
 struct Tile {  // kRows x kColumns pixels of a picture, or what there is of them
   int64_t picture, top, left, columns;
