@@ -90,8 +90,10 @@ def test_ranks_of_msrun(calls, environment):
 
 
 @pytest.mark.parametrize('rank', [0, 1])
-def test_ranks_of_a_launcher(rank, calls, environment):
+def test_ranks_of_a_launcher(rank, calls, environment, monkeypatch):
     """Also with a rank table around: a CPU has no use for it."""
+    monkeypatch.setattr(os, 'sched_getaffinity', lambda _: range(6), raising=False)
+    environment.pop('OMP_NUM_THREADS', None)
     environment.update(RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT='2345', RANK_TABLE_FILE='x')
     assert context.open_device('cpu', join=True).world_size == 2
     started = [call for call in calls if isinstance(call[0], list)]
@@ -100,6 +102,7 @@ def test_ranks_of_a_launcher(rank, calls, environment):
         assert started[0][0] == [sys.executable, '-m', 'src.context'] and started[0][1]['MS_ROLE'] == 'MS_SCHED'
     assert ('wait', '127.0.0.1', 2345) in calls and calls[-2] == ('init',)
     assert environment['MS_ROLE'] == 'MS_WORKER' and environment['MS_NODE_ID'] == str(rank)
+    assert environment['OMP_NUM_THREADS'] == '3'
 
 
 def test_without_join_ranks_do_not_meet(calls, environment):
