@@ -7,6 +7,7 @@ each other in time.
 import os
 import statistics
 
+import mindspore as ms
 import numpy as np
 import torch
 from mindspore import Tensor, nn, ops
@@ -93,7 +94,7 @@ def convolution_calls(part, batch):
 def training_calls(models, network, batch):
     rng = np.random.default_rng(0)
     lr, hr = (rng.integers(0, 256, (batch, side, side, 3), np.uint8) for side in (PATCH, SCALE * PATCH))
-    tensors, adam = (Tensor(lr), Tensor(hr)), torch.optim.Adam(network.parameters(), 1e-4)
+    tensors, adam = (Tensor(lr), Tensor(hr), Tensor(0, ms.float32)), torch.optim.Adam(network.parameters(), 1e-4)
     lr, hr = (torch.from_numpy(patches).permute(0, 3, 1, 2).float().contiguous() for patches in (lr, hr))
 
     def plain():
@@ -102,7 +103,7 @@ def training_calls(models, network, batch):
         loss.backward()
         adam.step()
         return loss.item()
-    calls = {name: lambda step=model.step: step(*tensors).asnumpy() for name, model in models.items()}
+    calls = {name: lambda step=model.step: step(*tensors)[0].asnumpy() for name, model in models.items()}
     return {**calls, 'PyTorch': plain}
 
 
