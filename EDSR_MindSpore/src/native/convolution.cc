@@ -10,6 +10,7 @@
 #include "support.h"
 
 #include <cstring>
+#include <vector>
 
 namespace {
 

@@ -5,12 +5,13 @@
 
 #include <algorithm>
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <cstdlib>
 #include <functional>
+#include <mutex>
 #include <system_error>
 #include <thread>
-#include <vector>
 
 namespace {
 
@@ -46,20 +47,54 @@ int64_t thread_count() {
   return sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
 }
 
+class Pool {  // of threads that sleep between operators: starting new ones for each takes a tenth of a training step
+ public:
+  // work() in the calling thread and in `helpers` others, as far as they can be had; returns when all have finished.
+  void run(int64_t helpers, const std::function<void()> &work) {
+    std::lock_guard<std::mutex> turn(callers_);
+    std::unique_lock<std::mutex> lock(state_);
+    try {
+      for (; threads_ < helpers; ++threads_) std::thread(&Pool::serve, this, threads_).detach();
+    } catch (const std::system_error &) {  // no more threads: those that there are do it all
+    }
+    work_ = &work, helpers_ = helpers, ++round_;
+    lock.unlock();
+    wake_.notify_all();
+    work();
+    lock.lock();
+    work_ = nullptr;
+    done_.wait(lock, [this] { return running_ == 0; });
+  }
+
+ private:
+  void serve(int64_t index) {
+    std::unique_lock<std::mutex> lock(state_);
+    for (int64_t round = 0;;) {
+      wake_.wait(lock, [&] { return work_ && index < helpers_ && round != round_; });
+      round = round_;
+      ++running_;
+      auto work = work_;
+      lock.unlock();
+      (*work)();
+      lock.lock();
+      if (--running_ == 0) done_.notify_one();
+    }
+  }
+
+  std::mutex callers_, state_;  // MindSpore runs several operators at a time; here one has all threads
+  std::condition_variable wake_, done_;
+  const std::function<void()> *work_ = nullptr;
+  int64_t threads_ = 0, helpers_ = 0, round_ = 0, running_ = 0;
+};
+
 // work(task, scratch) for every task, in any order; scratch: `floats` floats of each thread.
 void parallel(int64_t tasks, int64_t floats, const std::function<void(int64_t, float *)> &work) {
+  static Pool &pool = *new Pool;  // its threads outlive everything
   std::atomic<int64_t> next{0};
-  auto run = [&] {
+  pool.run(std::min(thread_count(), tasks) - 1, [&] {
     Buffer scratch(floats);
     for (int64_t task; (task = next++) < tasks;) work(task, scratch.data);
-  };
-  std::vector<std::thread> helpers;
-  try {
-    for (int64_t i = std::min(thread_count(), tasks) - 1; i > 0; --i) helpers.emplace_back(run);
-  } catch (const std::system_error &) {  // no more threads to be had: those that there are do it all
-  }
-  run();
-  for (auto &helper : helpers) helper.join();
+  });
 }
 
 }  // namespace
