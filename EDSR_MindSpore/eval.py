@@ -24,7 +24,7 @@ def main(argv=None):
         add(f'--{name}', type=int, default=None, help="must be the checkpoint's when given")
     add('--task_id', type=int, default=0, choices=(0,), help='a checkpoint has one scale, the first')
     add('--test_only', action='store_true', help='not needed: nothing is trained here')
-    add('--ext', default='img', help='not needed: pictures are decoded as they come, and nothing is written beside them')
+    add('--ext', default='img', help='not needed: pictures are decoded as they come; nothing is written beside them')
     add_options(add)
     options = parser.parse_args(argv)
     upscale, scale = load_with(options, options.ckpt_path, options.tile)

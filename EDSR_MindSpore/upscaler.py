@@ -72,7 +72,7 @@ def load(checkpoint, *, scale=None, device='cpu', device_id=0, kernels='auto', r
 def add_options(add):
     """The options of eval.py and infer.py that say how a checkpoint is run; add: parser.add_argument."""
     add('--scale', type=int, default=None, help="must be the checkpoint's when given")
-    add('--res_scale', type=float, default=None, 
+    add('--res_scale', type=float, default=None,
         help='where the checkpoint does not say it; else 0.1 for 256 features, 1 for fewer')
     add('--device', default='auto', choices=('auto', *KINDS), help='auto: the best there is')
     add('--device_id', type=int, default=0, help='index of the device')
