@@ -24,6 +24,7 @@ from src.model import builtin_convolution
 KINDS = ('cpu', 'gpu', 'npu')
 TARGETS = {'cpu': 'CPU', 'gpu': 'GPU', 'npu': 'Ascend'}  # MindSpore's names
 NODES = {'gpu': '/dev/nvidia[0-9]*', 'npu': '/dev/davinci[0-9]*'}
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 KERNELS = ('auto', 'builtin', 'native')
 
 
@@ -72,6 +73,13 @@ class Device:
         for parameter, values in zip(parameters, np.split(flat, ends[:-1])):
             parameter.set_data(Tensor(values.reshape(parameter.shape)))
 
+    def agree(self, number, what):
+        """ValueError unless all ranks come here with the same number; what: its name in the message."""
+        if self.world_size > 1:
+            mean = float(Average(self.world_size)((Tensor(np.float32([number])),))[0].asnumpy()[0])
+            if mean != number:
+                raise ValueError(f'rank {self.rank} has {what} {number}, all together {mean:g}: they must be equal')
+
     def close(self):
         """Leave when all ranks have come here: one that ends early takes its connections with it."""
         if self.world_size > 1:
@@ -101,13 +109,13 @@ class Broadcast(nn.Cell):
         return self.broadcast((tensor,))[0]
 
 
-def available(kind):
-    """Whether the installed MindSpore can use `kind` on this machine."""
+def available(kind, device_id=None):
+    """Whether the installed MindSpore can use `kind` on this machine; from then on it does."""
     logger = log._get_logger()  # there is no public way to say less than GLOG_v
     before = logger.level
     logger.setLevel(logging.CRITICAL)  # a screen of missing libraries, for every kind that is not there
     try:
-        select(kind)
+        select(kind, device_id)
         return True
     except RuntimeError:
         return False
@@ -116,19 +124,19 @@ def available(kind):
 
 
 def select(kind, device_id=None):
-    """Have MindSpore use that device; RuntimeError where it cannot. Asking again is nothing, where it would refuse."""
+    """Have MindSpore use that device; RuntimeError where it cannot. It lets itself be told once in a process."""
     current = ms.get_context('device_target'), ms.get_context('device_id')
     if current[0] != TARGETS[kind] or (kind != 'cpu' and device_id not in (None, current[1])):
         ms.set_device(TARGETS[kind], device_id)
 
 
-def choose(name):
-    """'cpu', 'gpu' or 'npu' for that name or 'auto' (the best there is). Raises ValueError with the remedy."""
+def choose(name, device_id=None):
+    """'cpu', 'gpu' or 'npu' for that name or 'auto' (the best there is), now in use. ValueError with the remedy."""
     if name == 'auto':
-        return next((kind for kind in ('npu', 'gpu') if glob.glob(NODES[kind]) and available(kind)), 'cpu')
+        name = next((kind for kind in ('npu', 'gpu') if glob.glob(NODES[kind]) and available(kind, device_id)), 'cpu')
     if name not in KINDS:
         raise ValueError(f'unknown device {name!r}; known: auto, {", ".join(KINDS)}')
-    if not available(name):
+    if not available(name, device_id):
         needed = {'npu': 'an Ascend NPU with CANN (README, Quick start)',
                   'gpu': 'a GPU and a MindSpore built for it, which later releases are not', 'cpu': 'a CPU'}
         raise ValueError(f'--device={name}: MindSpore {ms.__version__} finds none here; it needs {needed[name]}, or '
@@ -143,11 +151,10 @@ def open_device(name='auto', device_id=0, join=False):
     that is not there.
     """
     quiet()
-    kind = choose(name)
     several = join and rank_count() > 1
-    if kind != 'cpu':
-        own = os.environ.get('DEVICE_ID')  # where a launcher leaves it out, MindSpore chooses
-        select(kind, (own and int(own)) if several else device_id or 0)
+    if several:  # where no launcher says it, MindSpore chooses
+        device_id = int(os.environ['DEVICE_ID']) if 'DEVICE_ID' in os.environ else None
+    kind = choose(name, device_id)
     ms.set_context(mode=ms.GRAPH_MODE)
     return Device(kind, *(join_ranks(kind) if several else ()))
 
@@ -187,7 +194,8 @@ def join_ranks(kind):
         environment.update(MS_ROLE='MS_WORKER', MS_NODE_ID=rank, MS_WORKER_NUM=str(rank_count()),
                            MS_SCHED_HOST=environment['MASTER_ADDR'], MS_SCHED_PORT=environment['MASTER_PORT'])
         if int(rank) == 0:
-            subprocess.Popen([sys.executable, '-m', 'src.context'], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+            subprocess.Popen([sys.executable, '-m', 'src.context'], cwd=ROOT, stdin=subprocess.PIPE,
+                             stdout=subprocess.DEVNULL,
                              env=dict(environment, MS_ROLE='MS_SCHED', MS_NODE_ID='scheduler'))
     if not table:
         wait_for_scheduler(environment['MS_SCHED_HOST'], int(environment['MS_SCHED_PORT']))
@@ -207,6 +215,7 @@ def wait_for_scheduler(host, port):
         with contextlib.suppress(OSError), socket.create_connection((host, port), 1):
             return
         time.sleep(0.1)
+    raise ValueError(f'no scheduler answers at {host}:{port}; it is started by rank 0, or by msrun')
 
 
 def schedule():

@@ -27,9 +27,15 @@ def calls(monkeypatch):
     """What is asked of MindSpore, in order; an Ascend NPU is there."""
     recorded = []
 
-    def record(name, result=None):
-        return lambda *words, **more: recorded.append((name, *words, *sorted(more.items()))) or result
-    monkeypatch.setattr(context.ms, 'set_device', record('set_device'))
+    def record(name):
+        return lambda *words, **more: recorded.append((name, *words, *sorted(more.items())))
+
+    def set_device(target, device_id=None):
+        if device_id != target_and_id.setdefault(target, device_id):
+            raise RuntimeError("The 'mindspore.set_device' can not be modified.")
+        recorded.append(('set_device', target, device_id))
+    target_and_id = {}
+    monkeypatch.setattr(context.ms, 'set_device', set_device)
     monkeypatch.setattr(context.ms, 'set_auto_parallel_context', record('parallel'))
     monkeypatch.setattr(context, 'init', record('init'))
     monkeypatch.setattr(context, 'get_rank', lambda: 1)
@@ -54,30 +60,28 @@ def test_cpu_is_there_and_others_are_refused_with_the_remedy(capfd):
 
 def test_auto_prefers_the_npu(monkeypatch):
     monkeypatch.setattr(context.glob, 'glob', lambda _: ['there'])
-    monkeypatch.setattr(context, 'available', lambda kind: True)
+    monkeypatch.setattr(context, 'available', lambda *_: True)
     assert context.choose('auto') == 'npu'
-    monkeypatch.setattr(context, 'available', lambda kind: kind == 'gpu')
+    monkeypatch.setattr(context, 'available', lambda kind, _: kind == 'gpu')
     assert context.choose('auto') == 'gpu'
 
 
 def test_one_npu(calls, environment):
     environment['DEVICE_ID'] = '5'  # of a launcher of several; --device_id is asked of this one
     assert context.open_device('npu', 3) == context.Device('npu')
-    assert calls == [('set_device', 'Ascend', None), ('set_device', 'Ascend', 3)]
+    assert calls == [('set_device', 'Ascend', 3)]
 
 
 def test_a_device_may_be_opened_again(calls, monkeypatch):
     """MindSpore refuses to set a device once it has run something, even the one that it has."""
     monkeypatch.setattr(context.ms, 'get_context', {'device_target': 'Ascend', 'device_id': 3}.get)
     assert context.open_device('npu', 3) == context.Device('npu') and calls == []
-    context.open_device('npu', 4)
-    assert calls == [('set_device', 'Ascend', 4)]
 
 
 def test_npus_of_a_rank_table(calls, environment):
     environment.update(RANK_TABLE_FILE='table.json', RANK_ID='1', RANK_SIZE='2', DEVICE_ID='6')
     assert context.open_device('npu', join=True) == context.Device('npu', 1, 2)
-    assert calls[1:] == [('set_device', 'Ascend', 6), ('init',), (
+    assert calls == [('set_device', 'Ascend', 6), ('init',), (
         'parallel', ('device_num', 2), ('global_rank', 1), ('gradients_mean', True),
         ('parallel_mode', ms.ParallelMode.DATA_PARALLEL))]
     assert 'MS_ROLE' not in environment  # HCCL finds its peers in the table
@@ -86,7 +90,7 @@ def test_npus_of_a_rank_table(calls, environment):
 def test_ranks_of_msrun(calls, environment):
     environment.update(MS_ROLE='MS_WORKER', MS_WORKER_NUM='2', MS_SCHED_HOST='here', MS_SCHED_PORT='8118')
     assert context.open_device('npu', join=True) == context.Device('npu', 1, 2)
-    assert calls[1:4] == [('set_device', 'Ascend', None), ('wait', 'here', 8118), ('init',)]
+    assert calls[:3] == [('set_device', 'Ascend', None), ('wait', 'here', 8118), ('init',)]
 
 
 @pytest.mark.parametrize('rank', [0, 1])
@@ -121,10 +125,24 @@ def test_half_an_environment_is_refused(given, missing, calls, environment):
         context.open_device('cpu', join=True)
 
 
+def test_ranks_must_agree(monkeypatch):
+    monkeypatch.setattr(context, 'Average', lambda _: lambda tensors: [tensors[0] / 2 + 2])  # the other rank has 4
+    context.Device('cpu', 0, 2).agree(4, 'step')
+    with pytest.raises(ValueError, match='rank 0 has step 3, all together 3.5'):
+        context.Device('cpu', 0, 2).agree(3, 'step')
+
+
+def test_no_scheduler(monkeypatch):
+    monkeypatch.setattr(context.time, 'time', iter(range(0, 1000, 50)).__next__)
+    with pytest.raises(ValueError, match='no scheduler answers at 127.0.0.1:1;'):
+        context.wait_for_scheduler('127.0.0.1', 1)
+
+
 def test_one_rank_needs_no_exchange():
     device = context.Device('cpu')
     parameter = Parameter(Tensor(np.arange(3, dtype=np.float32)), name='weight')
     device.share([parameter])
+    device.agree(3, 'step')
     device.close()
     assert device.average() is None and parameter.asnumpy().tolist() == [0, 1, 2]
 
