@@ -12,6 +12,7 @@ from common.tiles import self_ensemble, tiled
 from import_weights import read_weights
 from src.context import KERNELS, KINDS, open_device
 from src.model import EDSR, load_weights
+from src.native import lacked_memory
 
 
 class Upscaler:
@@ -34,8 +35,10 @@ class Upscaler:
             self._graph = AnySize(self.network)
         try:
             sr = self._graph(Tensor(x)).asnumpy()[0]  # [3,sH,sW]
-        except Exception:
+        except Exception as error:
             self._graph = None  # MindSpore refuses a graph that has failed once, even if memory ran out and came back
+            if lacked_memory(error):
+                raise MemoryError('no memory for a convolution') from None
             raise
         return np.ascontiguousarray(sr.transpose(1, 2, 0), np.float32) / factor  # float16 comes from AMP levels
 

@@ -3,6 +3,7 @@
     network = EDSR(scale=2, conv=native_convolution)
 """
 import ctypes
+import errno
 import functools
 import hashlib
 import os
@@ -94,6 +95,11 @@ def open_library():
     asked = os.environ.get('OMP_NUM_THREADS', '')  # the user's; MindSpore sets a 1 of its own that only C sees
     kernels.SetThreads(int(asked) if asked.isdecimal() else 0)
     return path
+
+
+def lacked_memory(error):
+    """Whether MindSpore's error is that our kernels found no memory: it knows their status alone, not what it means."""
+    return 'AOT kernel' in str(error) and f') is {errno.ENOMEM}.' in str(error)
 
 
 def _compiler():

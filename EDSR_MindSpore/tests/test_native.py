@@ -204,3 +204,27 @@ def test_two_processes_compile_at_once(tmp_path):
 def test_parameters_are_those_of_the_builtin_one():
     builtin, ours = builtin_convolution(3, 5), NativeConvolution(native.open_library(), 3, 5)
     assert {p.name: p.shape for p in builtin.get_parameters()} == {p.name: p.shape for p in ours.get_parameters()}
+
+
+LIMITED = """
+import resource
+import numpy as np
+from mindspore import Tensor
+from src.context import open_device
+from src.native import lacked_memory
+layer, x = open_device('cpu').convolution('native')(1024, 1024), Tensor(np.ones((1, 1024, 4, 4), np.float32))
+layer(x).asnumpy()
+with open('/proc/self/statm') as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2 ** 24, -1))
+try:
+    layer(x)
+except RuntimeError as error:
+    print(lacked_memory(error), lacked_memory(RuntimeError('other')))
+"""
+
+
+def test_no_memory_is_an_error_and_no_crash():
+    done = subprocess.run([sys.executable, '-c', LIMITED], capture_output=True, text=True,
+                          env=dict(os.environ, PYTHONPATH='.'))
+    assert (done.returncode, done.stdout) == (0, 'True False\n'), done.stderr

@@ -306,8 +306,8 @@ float *out(void **tensors, int i) { return static_cast<float *>(tensors[i]); }
 
 }  // namespace
 
-// SetThreads, and the operators in the form that mindspore.ops.Custom(func_type='aot') calls: inputs, then outputs; 0
-// is success.
+// SetThreads, and the operators in the form that mindspore.ops.Custom(func_type='aot') calls: inputs, then outputs; they
+// return 0, or ENOMEM.
 extern "C" {
 
 // Threads of every operator; 0: as many as there are processors that this process may use.
@@ -315,8 +315,9 @@ void SetThreads(int count) { chosen_threads = count; }
 
 // x [N,C,H,W], weight [O,C,3,3], bias [O] -> y [N,O,H,W]
 int Convolution(int, void **tensors, int *, int64_t **shapes, const char **, void *, void *) {
-  convolve(in(tensors, 0), shape_of(shapes[0]), in(tensors, 1), false, in(tensors, 2), out(tensors, 3), shapes[1][0]);
-  return 0;
+  return status_of([=] {
+    convolve(in(tensors, 0), shape_of(shapes[0]), in(tensors, 1), false, in(tensors, 2), out(tensors, 3), shapes[1][0]);
+  });
 }
 
 // The shape of y; MindSpore asks for it where pictures are of any size, which is -1 until they are there.
@@ -326,13 +327,16 @@ std::vector<int64_t> ConvolutionInferShape(int *, int64_t **shapes, void *) {
 
 // dy [N,O,H,W], weight [O,C,3,3] -> dx [N,C,H,W]
 int InputGradient(int, void **tensors, int *, int64_t **shapes, const char **, void *, void *) {
-  convolve(in(tensors, 0), shape_of(shapes[0]), in(tensors, 1), true, nullptr, out(tensors, 2), shapes[1][1]);
-  return 0;
+  return status_of([=] {
+    convolve(in(tensors, 0), shape_of(shapes[0]), in(tensors, 1), true, nullptr, out(tensors, 2), shapes[1][1]);
+  });
 }
 
 // dy [N,O,H,W], x [N,C,H,W] -> dweight [O,C,3,3], dbias [O]
 int KernelGradient(int, void **tensors, int *, int64_t **shapes, const char **, void *, void *) {
-  kernel_gradient(in(tensors, 0), in(tensors, 1), shape_of(shapes[1]), shapes[0][1], out(tensors, 2), out(tensors, 3));
-  return 0;
+  return status_of([=] {
+    kernel_gradient(in(tensors, 0), in(tensors, 1), shape_of(shapes[1]), shapes[0][1], out(tensors, 2),
+                    out(tensors, 3));
+  });
 }
 }

@@ -5,11 +5,13 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <condition_variable>
 #include <cstdint>
 #include <cstdlib>
 #include <functional>
 #include <mutex>
+#include <new>
 #include <system_error>
 #include <thread>
 
@@ -32,11 +34,17 @@ inline void store(float *p, Vector v) { *reinterpret_cast<Vector *>(p) = v; }
 
 int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
-struct Buffer {  // floats, aligned to a cache line
-  explicit Buffer(int64_t floats) : data(static_cast<float *>(std::aligned_alloc(64, ceil_div(floats, 16) * 64))) {}
-  ~Buffer() { std::free(data); }
-  Buffer(const Buffer &) = delete;
+struct Scratch {  // floats, aligned to a cache line; data is null where there is no memory
+  explicit Scratch(int64_t floats) : data(static_cast<float *>(std::aligned_alloc(64, ceil_div(floats, 16) * 64))) {}
+  ~Scratch() { std::free(data); }
+  Scratch(const Scratch &) = delete;
   float *data;
+};
+
+struct Buffer : Scratch {  // the same, or std::bad_alloc
+  explicit Buffer(int64_t floats) : Scratch(floats) {
+    if (!data) throw std::bad_alloc();
+  }
 };
 
 std::atomic<int> chosen_threads{0};
@@ -87,14 +95,26 @@ class Pool {  // of threads that sleep between operators: starting new ones for 
   int64_t threads_ = 0, helpers_ = 0, round_ = 0, running_ = 0;
 };
 
-// work(task, scratch) for every task, in any order; scratch: `floats` floats of each thread.
+// work(task, scratch) for every task, in any order; scratch: `floats` floats of each thread. std::bad_alloc where not
+// even one thread gets its scratch.
 void parallel(int64_t tasks, int64_t floats, const std::function<void(int64_t, float *)> &work) {
   static Pool &pool = *new Pool;  // its threads outlive everything
   std::atomic<int64_t> next{0};
   pool.run(std::min(thread_count(), tasks) - 1, [&] {
-    Buffer scratch(floats);
-    for (int64_t task; (task = next++) < tasks;) work(task, scratch.data);
+    Scratch scratch(floats);
+    for (int64_t task; scratch.data && (task = next++) < tasks;) work(task, scratch.data);
   });
+  if (next < tasks) throw std::bad_alloc();
+}
+
+// The status that MindSpore wants of an operator: no exception may reach it.
+int status_of(const std::function<void()> &work) {
+  try {
+    work();
+    return 0;
+  } catch (const std::bad_alloc &) {
+    return ENOMEM;
+  }
 }
 
 }  // namespace
