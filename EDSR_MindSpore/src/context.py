@@ -84,6 +84,8 @@ class Device:
         """Leave when all ranks have come here: one that ends early takes its connections with it."""
         if self.world_size > 1:
             Average(self.world_size)((Tensor(np.zeros(1, np.float32)),))[0].asnumpy()
+            sys.stderr.flush()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # MindSpore's threads log their end, whatever GLOG_v says
 
 
 class Average(nn.Cell):
@@ -197,6 +199,9 @@ def join_ranks(kind):
             subprocess.Popen([sys.executable, '-m', 'src.context'], cwd=ROOT, stdin=subprocess.PIPE,
                              stdout=subprocess.DEVNULL,
                              env=dict(environment, MS_ROLE='MS_SCHED', MS_NODE_ID='scheduler'))
+    if environment.get('MS_ROLE') == 'MS_SCHED':  # msrun starts the program once more, for this
+        init()
+        sys.exit()
     if not table:
         wait_for_scheduler(environment['MS_SCHED_HOST'], int(environment['MS_SCHED_PORT']))
     init()

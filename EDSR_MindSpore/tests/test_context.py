@@ -93,6 +93,13 @@ def test_ranks_of_msrun(calls, environment):
     assert calls[:3] == [('set_device', 'Ascend', None), ('wait', 'here', 8118), ('init',)]
 
 
+def test_the_scheduler_of_msrun(calls, environment):
+    environment.update(MS_ROLE='MS_SCHED', MS_WORKER_NUM='2', MS_SCHED_HOST='here', MS_SCHED_PORT='8118')
+    with pytest.raises(SystemExit) as end:
+        context.open_device('cpu', join=True)
+    assert calls[-1] == ('init',) and not end.value.code
+
+
 @pytest.mark.parametrize('rank', [0, 1])
 def test_ranks_of_a_launcher(rank, calls, environment, monkeypatch):
     """Also with a rank table around: a CPU has no use for it."""
