@@ -1,4 +1,4 @@
-"""The training launchers of one device as a user starts them: help, typos, the recipe, exit status, what they write."""
+"""The training launchers as a user starts them: help, typos, the recipe, exit status, what they write."""
 import re
 import shutil
 
@@ -8,7 +8,8 @@ from conftest import ROOT, SIZE, TEST_DEVICE_ID, call, flags, state_of
 from common.logs import read_records
 
 ONE, STANDALONE = ('test/train_full_1p.sh', 'test/train_performance_1p.sh'), 'script/run_ascend_standalone.sh'
-LAUNCHERS = (*ONE, STANDALONE)
+EIGHT, TABLE = ('test/train_full_8p.sh', 'test/train_performance_8p.sh'), 'script/run_ascend_distribute.sh'
+LAUNCHERS = (*ONE, STANDALONE, *EIGHT, TABLE)
 LOGS = ROOT / 'test' / 'output' / TEST_DEVICE_ID
 SMALL = ('--', *flags(**SIZE, workers=1, log_every=1, kernels='builtin'))
 
@@ -35,9 +36,10 @@ def test_help(script):
     first, *rest = done.stdout.splitlines()
     assert first.count(': bash ') == 1 and script in first
     options = dict(re.findall(r'^  --(\w+)(\S*)', done.stdout, re.MULTILINE))
-    short = 'performance' in script
-    assert options['epochs'] == ('=2' if short else '=1000') and options['test_every'] == ('=100' if short else '=1000')
-    assert (options['batch_size'], options['scale'], options['lr']) == ('=16', '=2', '=1e-4')
+    short, devices = 'performance' in script, 8 if script in (*EIGHT, TABLE) else 1
+    assert options['epochs'] == ('=2' if short else '=1000')
+    assert options['test_every'] == f'={devices * (100 if short else 1000)}'  # which the devices share
+    assert (options['batch_size'], options['scale'], options['lr']) == (f'={16 // devices}', '=2', '=1e-4')
     assert options['device'] == '=auto' and len(re.findall(r'^  (?:--)?data_path', done.stdout, re.MULTILINE)) == 1
 
 
@@ -75,6 +77,9 @@ def test_the_recipe(script, expected, printing):
     (('test/train_full_1p.sh', '--batchsize=4'), 'unknown option --batchsize; did you mean --batch_size?'),
     (('test/train_performance_1p.sh', '--train_epoch=4'), 'did you mean --train_epochs?'),
     (('script/run_ascend_standalone.sh', '/x', '--devices=cpu'), 'unknown option --devices; did you mean --device?'),
+    (('test/train_full_8p.sh', '--data_path=/x', '--nprocs=2'), 'did you mean --nproc?'),
+    (('test/train_performance_8p.sh', '--data_path=/x', '--nproc=0'), '--nproc=0; expected a number'),
+    (('script/run_ascend_distribute.sh', 'table.json'), 'data_path is missing'),
     (('test/train_full_1p.sh',), 'data_path is missing'), (('test/train_full_1p.sh', '--data_path='), 'data_path'),
     (('script/run_ascend_standalone.sh',), 'data_path is missing'),
     (('script/run_ascend_standalone.sh', '/x', '/y'), "'/y' is one argument too many")])
