@@ -19,7 +19,8 @@ def main(argv=None):
     add('--data_test', default='DIV2K', help="Set5, B100, DIV2K ... below that folder; several joined by '+'")
     add('--ckpt_path', required=True, help="checkpoint of train.py or of a MindSpore port, authors' .pt, BasicSR .pth")
     add('--output_path', default='output/eval', help='pictures and metrics.json go to OUTPUT_PATH/X{scale}/{set}')
-    add('--tile', type=int, default=0, help='side of the tiles, LR pixels; 0: whole pictures, as the papers do')
+    add('--tile', type=int, default=192, help='side of the tiles, LR pixels: the same result as of whole pictures, in '
+        'bounded memory; 0: whole pictures')
     for name in ('n_resblocks', 'n_feats'):
         add(f'--{name}', type=int, default=None, help="must be the checkpoint's when given")
     add('--task_id', type=int, default=0, choices=(0,), help='a checkpoint has one scale, the first')

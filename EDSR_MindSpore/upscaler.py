@@ -87,6 +87,9 @@ def add_options(add):
 
 def load_with(options, checkpoint, tile):
     """(upscale, scale) as those options ask for it; tile: side in LR pixels, 0: whole pictures."""
+    for name, value in (('tile', tile), ('halo', options.halo)):
+        if value is not None and value < 0:
+            raise ValueError(f'--{name} {value}: expected 0 or more LR pixels')
     size = [(name, getattr(options, name, None)) for name in ('n_resblocks', 'n_feats')]
     whole = load(checkpoint, scale=options.scale, device=options.device, device_id=options.device_id,
                  kernels=options.kernels, res_scale=options.res_scale, size=size)

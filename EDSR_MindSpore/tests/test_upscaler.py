@@ -155,6 +155,12 @@ def test_tiles_equal_the_whole_picture(tile, kernels, tmp_path, lr):
         assert np.abs(narrow - whole).max() > 1e-2  # the test can tell
 
 
+@pytest.mark.parametrize('tile, halo', [(-1, None), (32, -2)])
+def test_negative_tiles(tile, halo, checkpoint):
+    with pytest.raises(ValueError, match='--tile -1|--halo -2'):
+        upscaler.load_with(options(halo=halo), checkpoint, tile)
+
+
 def test_self_ensemble(checkpoint, lr):
     whole = upscaler.load(checkpoint)
     ensemble, _ = upscaler.load_with(options(self_ensemble=True), checkpoint, 0)
