@@ -9,6 +9,7 @@ import copy
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import mindspore as ms
@@ -19,18 +20,25 @@ import upscaler
 from common import cli, logs
 from common.datasets import load_pair
 from common.evaluation import evaluate
+from common.tiles import tiled
+from import_weights import read_weights
 from src import precision
 from src.args import parse
 from src.context import Device, open_device
 from src.data.srdata import open_batches, open_sampler, test_sets, training_pairs
 from src.metrics import protocols
 from src.model import EDSR
-from src.training import Meter, Run, StopRequest, restore, save_state, start_from
+from src.training import Meter, Run, StopRequest, restore, save_state, saving, start_from
 
 # progress of a run, in its checkpoints; validated: the step of the last validation; scores: [[PSNR, SSIM], ...] of the
 # first test set; kept: names of the checkpoints that --ckpt_save_interval made
 FRESH = {'step': 0, 'validated': 0, 'best': -1.0, 'scores': [], 'kept': []}
 SIZE = ('scale', 'n_resblocks', 'n_feats', 'res_scale', 'rgb_range')  # options that make the network
+# what may change when a run is resumed: it is said, and what follows from it
+CHANGES = {
+    'other patches follow': ('batch_size', 'world_size', 'patch_size', 'seed', 'dir_data', 'data_train', 'data_range',
+                             'no_augment'),
+    'the recipe changes': ('lr', 'lr_halve_epochs', 'test_every', 'amp_level', 'loss_scale')}
 
 
 class Loss(nn.Cell):
@@ -78,17 +86,20 @@ class Model:
     loss: Loss
     adam: nn.Adam
     step: TrainStep
-    upscale: upscaler.Upscaler
+    upscale: Callable  # lr -> sr, with bounded memory
     learning_rate: float = 0.0  # that Adam has now
 
 
 def build(options, device, resumed=None):
     """The Model of these options: with first weights drawn from --seed, with those of --ckpt_path, or resumed."""
+    start = read_weights(options.ckpt_path, options.res_scale) if options.ckpt_path and not resumed else None
+    if start and options.res_scale is None:
+        options.res_scale = start[1]['res_scale']
     conv = precision.convolution(options.amp_level, device, options.kernels)
     network = EDSR(**{name: getattr(options, name) for name in SIZE}, conv=conv)
     network.initialise(np.random.default_rng(options.seed))
-    if options.ckpt_path and not resumed:
-        message = start_from(network, options.ckpt_path, options.res_scale)
+    if start:
+        message = start_from(network, options.ckpt_path, *start)
         if device.rank == 0:
             print(message)
     loss_scale = 1.0 if options.amp_level == 'O0' else options.loss_scale
@@ -99,7 +110,7 @@ def build(options, device, resumed=None):
     precision.lower(network, options.amp_level)
     loss = Loss(network)
     return Model(device, network, loss, adam, TrainStep(loss, adam, device.average(), loss_scale),
-                 upscaler.Upscaler(network))
+                 tiled(upscaler.Upscaler(network), network.scale, options.tile, network.halo))
 
 
 def train(options, device, run):
@@ -117,7 +128,11 @@ def train(options, device, run):
         validate(model, options, sets, run, log, state)
     with open_batches(sampler, range(state['step'], total), workers, device) as batches, StopRequest(device) as stop:
         meter = Meter(device, options.batch_size * device.world_size, batches)
-        for step, (lr, hr) in enumerate(batches, state['step'] + 1):
+
+        def save_sound():
+            meter.check(state['step'], model.loss(lr, hr))  # weights that a step ruined are not saved
+            checkpoint(model, state, options, run, epoch_steps)
+        for step, (lr, hr) in enumerate(saving(batches, save_sound), state['step'] + 1):
             epoch, at_epoch, at_end = (step - 1) // epoch_steps + 1, step % epoch_steps == 0, step == total
             learning_rate = set_learning_rate(model, options, epoch)
             loss, asked = model.step(lr, hr, Tensor(stop.asked, ms.float32))
@@ -129,10 +144,7 @@ def train(options, device, run):
                           'eta': (total - step) * meter.batch_size / fields['images/sec']})
             if step % options.save_every == 0 or at_epoch or at_end or asked:
                 with meter.pause():
-                    meter.check(step, model.loss(lr, hr))  # weights that a step ruined are not saved
-                    if at_epoch and epoch % options.ckpt_save_interval == 0:
-                        keep(f'edsr-{epoch}_{epoch_steps}.ckpt', model, state, options, run)
-                    save(run.last, model, state, options)
+                    save_sound()
             if asked:
                 log.line(f'stopped after step {step}; --resume goes on from there')
                 return 128 + asked, None
@@ -147,6 +159,8 @@ def train(options, device, run):
 
 def open_log(options, run, device):
     """The records of this run, RUN/train.jsonl; a new run takes its folder only now that nothing is amiss."""
+    if device.rank == 0 and options.summary_dir:
+        os.makedirs(options.summary_dir, exist_ok=True)  # now: a trained network must not end in an error
     if device.rank == 0 and not options.resume:
         run.claim()
     log = logs.RunLog(run.folder, quiet=device.rank > 0)
@@ -158,13 +172,18 @@ def resume(options, run, device):
     """The state of the newest valid checkpoint. Raises ValueError where the options ask for another network."""
     path, state = run.resume()
     saved = state['options']
+    if options.res_scale is None:
+        options.res_scale = saved['res_scale']
     for name in SIZE:
         if saved[name] != getattr(options, name):
             raise ValueError(f'{path} was trained with --{name}={saved[name]}, not {getattr(options, name)}')
     if device.rank == 0:
-        for name in ('batch_size', 'patch_size', 'seed', 'dir_data', 'data_train', 'data_range', 'no_augment'):
-            if saved[name] != getattr(options, name):
-                print(f'warning: --{name} was {saved[name]}, is {getattr(options, name)}: other patches follow')
+        for consequence, names in CHANGES.items():
+            for name in names:
+                now = getattr(options, name)
+                if saved.get(name, now) != now:
+                    print(f'warning: {"" if name == "world_size" else "--"}{name} was {saved[name]}, is {now}: '
+                          f'{consequence}')
         print(f'Continue in {run.folder}, train from {path} (step {state["progress"]["step"]})')
     return state
 
@@ -183,6 +202,14 @@ def save(path, model, state, options, versions=2):
     """Write everything that a resumed run needs; the patches of a step follow from --seed and the step alone."""
     if model.device.rank == 0:
         save_state(path, model.network, model.adam, state, options, keep=versions)
+
+
+def checkpoint(model, state, options, run, epoch_steps):
+    """Write edsr_last, and after every --ckpt_save_interval epochs one that stays."""
+    epoch, more_steps = divmod(state['step'], epoch_steps)
+    if not more_steps and epoch % options.ckpt_save_interval == 0:
+        keep(f'edsr-{epoch}_{epoch_steps}.ckpt', model, state, options, run)
+    save(run.last, model, state, options)
 
 
 def keep(name, model, state, options, run):
@@ -223,8 +250,13 @@ def validate(model, options, sets, run, log, state):
     scores = []
     for name, pairs in sets:
         measures, folder = protocols(name, options.scale), os.path.join(run.folder, 'validation', name)
-        result = evaluate(model.upscale, pairs, options.scale, dataset=name, protocols=measures, model=options.model,
-                          output_dir=None if model.device.rank else folder)
+        given = {'dataset': name, 'protocols': measures, 'model': options.model}
+        try:
+            result = evaluate(model.upscale, pairs, options.scale, **given,
+                              output_dir=None if model.device.rank else folder)
+        except (ValueError, OSError) as error:  # the disk may be full, which says nothing about the network
+            print(f'warning: {cli.describe(error)}; {name} is measured once more, nothing of it is written', flush=True)
+            result = evaluate(model.upscale, pairs, options.scale, **given)
         scores.append(result['mean'][measures[0].name])
         log.event('validation', step=state['step'], dataset=name, protocol=measures[0].name, bicubic=result['bicubic'],
                   **scores[-1])
@@ -237,12 +269,13 @@ def validate(model, options, sets, run, log, state):
 
 
 def test(options):
-    """--test_only: measure --ckpt_path, whose size is read from the file, on all pictures of --data_test."""
+    """--test_only: measure --ckpt_path, whose size and scale are read from it, on all pictures of --data_test."""
+    whole = upscaler.load(options.ckpt_path, scale=options.scale, device=options.device, device_id=options.device_id,
+                          kernels=options.kernels, res_scale=options.res_scale)
+    upscale, options.scale = tiled(whole, whole.scale, options.tile, whole.halo), whole.scale
     sets = test_sets(options)
     if not sets:
         raise ValueError('--test_only: --data_test names no pictures; expected DIV2K, Set5 or other sets')
-    upscale = upscaler.load(options.ckpt_path, scale=options.scale, device=options.device, device_id=options.device_id,
-                            kernels=options.kernels)
     for name, pairs in sets:
         evaluate(upscale, pairs, options.scale, dataset=name, protocols=protocols(name, options.scale),
                  model=options.model, output_dir=os.path.join(options.ckpt_save_path, f'X{options.scale}_test', name))
@@ -275,6 +308,7 @@ def main(argv=None):
         return test(options)
     run = Run(options)
     device = open_device(options.device, options.device_id, join=True)
+    options.world_size = device.world_size  # for the checkpoints
     status, figures = train(options, device, run)
     if device.rank == 0 and figures:
         summarise(options, device, run, figures, started)

@@ -14,13 +14,21 @@ from src.precision import LEVELS
 
 
 def parse(argv, doc):
-    """The checked options of a command line, `scale` that of --task_id. ValueError or exit 2 for impossible ones."""
+    """The checked options of a command line, `scale` that of --task_id. ValueError or exit 2 for impossible ones.
+
+    What was not given and is in a checkpoint stays None: `res_scale`, and with --test_only `scale`.
+    """
     parser = cli.Parser(description=doc)
     for add_group in (_add_network, _add_data, _add_recipe, _add_precision, _add_devices, _add_run):
         add_group(parser.add_argument_group(add_group.__name__[5:]).add_argument)
     options = parser.parse_args(argv)
     _check(options)
-    options.scale = options.scale[options.task_id]
+    if not (options.ckpt_path or options.resume or options.res_scale):
+        options.res_scale = 0.1
+    if options.test_only:
+        options.scale = options.scale and options.scale[options.task_id]
+        return options
+    options.scale = (options.scale or [2])[options.task_id]
     options.patch_size = options.patch_size or 48 * options.scale
     if options.patch_size % options.scale:
         raise ValueError(f'--patch_size {options.patch_size}: the side of an HR patch, expected a multiple of --scale '
@@ -30,11 +38,13 @@ def parse(argv, doc):
 
 def _add_network(add):
     add('--model', default='EDSR', choices=('EDSR',), help='the network')
-    add('--scale', type=_scales, default='2', help="upscaling factor, or several joined by '+'; see --task_id")
+    add('--scale', type=_scales, default=None, help="upscaling factor, or several joined by '+' (see --task_id); by "
+        "default 2, with --test_only the checkpoint's")
     add('--task_id', type=int, default=0, help='which of several factors to train, counted from 0')
     add('--n_resblocks', type=int, default=32, help='residual blocks; the baseline has 16')
     add('--n_feats', type=int, default=256, help='channels; the baseline has 64')
-    add('--res_scale', type=float, default=0.1, help='factor on the residuals; the baseline has 1')
+    add('--res_scale', type=float, default=None, help='factor on the residuals; the baseline has 1. By default that of '
+        "--resume or --ckpt_path (where the file does not say it: 0.1 for 256 features, 1 for fewer), else 0.1")
     add('--rgb_range', type=float, default=255.0, help='value of white inside the network')
     add('--n_colors', type=int, default=3, help='3 alone: the mean that the network takes off is one of RGB')
 
@@ -47,6 +57,8 @@ def _add_data(add):
     add('--data_range', type=_ranges, default='1-800/801-900', help='pictures of DIV2K, from 1: to train on / to '
         'validate on; a single range: to train on, or with --test_only to test on')
     add('--test_pictures', type=int, default=10, help='validate on the first so many pictures of a set; 0: on all')
+    add('--tile', type=int, default=192, help='side of the tiles that validation upscales by, LR pixels: the same '
+        'result in bounded memory; 0: whole pictures')
     add('--ext', default='sep', choices=('sep', 'sep_reset', 'img'), help='sep: decode the pictures once, into '
         '--cache_dir; sep_reset: decode them anew; img: decode one for every patch')
     add('--patch_size', type=int, default=0, help='HR patch side, pixels, a multiple of the scale; 0: 48 times the '
@@ -103,7 +115,10 @@ def _scales(text):
 
 def _names(text):
     """'DIV2K+Set5' as ['DIV2K', 'Set5']; '' as []."""
-    return [part for part in text.split('+') if part]
+    names = [part for part in text.split('+') if part]
+    if len({name.lower() for name in names}) < len(names):
+        raise argparse.ArgumentTypeError(f'{text!r}: names a set twice')
+    return names
 
 
 def _ranges(text):
@@ -118,7 +133,7 @@ def _ranges(text):
 
 def _check(options):
     """ValueError for values that exclude each other or are out of range."""
-    for name in ('patch_size', 'task_id', 'train_steps', 'test_pictures', 'lr_halve_epochs'):
+    for name in ('patch_size', 'task_id', 'train_steps', 'test_pictures', 'tile', 'lr_halve_epochs'):
         if getattr(options, name) < 0:
             raise ValueError(f'--{name} {getattr(options, name)}: expected 0 or more')
     for name in ('n_resblocks', 'n_feats', 'batch_size', 'epochs', 'test_every', 'workers', 'log_every', 'save_every',
@@ -126,7 +141,7 @@ def _check(options):
         if getattr(options, name) < 1:
             raise ValueError(f'--{name} {getattr(options, name)}: expected 1 or more')
     for name in ('lr', 'loss_scale', 'rgb_range', 'res_scale'):
-        if not 0 < getattr(options, name) < math.inf:
+        if getattr(options, name) is not None and not 0 < getattr(options, name) < math.inf:
             raise ValueError(f'--{name} {getattr(options, name)}: expected a positive number')
     if not 0 <= options.seed < 2 ** 63:
         raise ValueError(f'--seed {options.seed}: expected a whole number of 0 or more, below 2^63')
@@ -136,7 +151,7 @@ def _check(options):
         raise ValueError(f'--kernels=native computes in 32 bit, --amp_level={options.amp_level} in 16: leave one out')
     if options.test_only and not options.ckpt_path:
         raise ValueError('--test_only measures --ckpt_path, which is missing')
-    if options.task_id >= len(options.scale):
-        raise ValueError(f'--task_id {options.task_id}: --scale names {len(options.scale)}, counted from 0')
+    if options.task_id >= len(options.scale or [2]):
+        raise ValueError(f'--task_id {options.task_id}: --scale names {len(options.scale or [2])}, counted from 0')
     if not options.data_train:
         raise ValueError('--data_train is empty: expected DIV2K, or folders below --dir_data')

@@ -3,14 +3,14 @@ import contextlib
 import json
 import math
 import os
+import re
 import signal
 import time
 
-import mindspore as ms
 from mindspore import Tensor
 
-from common import checkpoints, files
-from import_weights import load_checkpoint, read_weights
+from common import checkpoints
+from import_weights import load_checkpoint, save_checkpoint
 from src.model import load_weights, size_of, weights_of
 
 EXPLODED = 100.0  # a loss so many times its running mean is no longer training
@@ -18,25 +18,32 @@ OPTIMISER = ('beta1_power', 'beta2_power', 'global_step')  # of nn.Adam, beside 
 
 
 class Run:
-    """A folder CKPT_SAVE_PATH/X{scale}[_2, _3 ...] with its checkpoints. train.jsonl marks it as taken.
+    """A folder CKPT_SAVE_PATH/X{scale}[_2, _3 ...] with its checkpoints. train.jsonl or one of these marks it as taken.
 
-    With --resume it is the newest run with a checkpoint; else the first free name, which claim() takes.
+    With --resume it is the highest number that has a checkpoint: a later run may have ended before its first. Else it
+    is the one after the highest that is taken, and claim() takes it.
     """
 
     def __init__(self, options):
         self._base, self._number = os.path.join(options.ckpt_save_path, f'X{options.scale}'), 1
-        while os.path.exists(self._record):
-            self._number += 1
-        if options.resume:
-            self._find_newest()
+        numbers = list(self._numbers())
+        if not options.resume:
+            self._number = 1 + max((n for n, saved, recorded in numbers if saved or recorded), default=0)
+            return
+        self._number = max((n for n, saved, _ in numbers if saved), default=1)
+        if not any(saved for _, saved, _ in numbers):
+            raise ValueError(f'--resume: no run with {os.path.basename(self.last)} in {self._base}; to start a run, '
+                             'leave it out')
 
-    def _find_newest(self):
-        """Go down to the newest run that has a checkpoint: a later one may have ended before its first."""
-        while not (checkpoints.versions(self.last) or checkpoints.versions(self.best)):
-            self._number -= 1
-            if not self._number:
-                raise ValueError(f'--resume: no run with {os.path.basename(self.last)} in {self._base}; to start a '
-                                 'run, leave it out')
+    def _numbers(self):
+        """(number, whether it has checkpoints, whether it has records) of each folder of a run."""
+        place, stem = os.path.split(self._base)
+        for name in os.listdir(place or '.') if os.path.isdir(place or '.') else ():
+            match = re.fullmatch(re.escape(stem) + r'(?:_([2-9]|[1-9]\d+))?', name)
+            if match:
+                self._number = int(match[1] or 1)
+                saved = checkpoints.versions(self.last) or checkpoints.versions(self.best)
+                yield self._number, bool(saved), os.path.exists(self._record)
 
     @property
     def folder(self):
@@ -84,16 +91,7 @@ def save_state(path, network, adam, progress, options, keep):
     parameters = [*network.get_parameters(), *adam.moment1, *adam.moment2, *(getattr(adam, n) for n in OPTIMISER)]
     values = [{'name': parameter.name, 'data': parameter} for parameter in parameters]
     more = {'res_scale': options.res_scale, 'progress': json.dumps(progress), 'options': json.dumps(vars(options))}
-
-    def write(temporary):
-        half = files.temporary(path, '.tmp')  # of MindSpore, which renames in turn; removes those of killed runs
-        try:
-            ms.save_checkpoint(values, temporary, append_dict=more, crc_check=True)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(half)
-        os.chmod(temporary, 0o644)  # MindSpore makes it readable for its owner alone
-    checkpoints.save(path, write, keep=keep)
+    save_checkpoint(path, values, more, keep)
 
 
 def load_state(path):
@@ -112,12 +110,11 @@ def restore(network, adam, parameters):
         parameter.set_data(Tensor(parameters[parameter.name]))
 
 
-def start_from(network, path, res_scale):
-    """Copy the weights of any readable checkpoint into the network; of another scale, all but the tail.
+def start_from(network, path, weights, found, dialect):
+    """Copy what read_weights found at the path into the network; of another scale, all but the tail.
 
-    Raises ValueError for a body of another size, or another rgb_range or res_scale.
+    Returns what to say about it. Raises ValueError for a body of another size, or another rgb_range.
     """
-    weights, found, dialect = read_weights(path, res_scale)
     size = size_of(weights_of(network))
     differing = [f'{key} {found[key]} (here {size[key]})' for key in size if key != 'scale' and found[key] != size[key]]
     if differing:
@@ -125,8 +122,21 @@ def start_from(network, path, res_scale):
     same_scale = found['scale'] == size['scale']
     kept = {name: value for name, value in weights.items() if same_scale or not name.startswith('tail.')}
     load_weights(network, {**weights_of(network), **kept})
-    return (f'start from {path} ({dialect}, x{found["scale"]}): '
+    return (f'start from {path} ({dialect}, x{found["scale"]}, res_scale {found["res_scale"]:g}): '
             + ('all layers kept' if same_scale else f'all kept but the tail, which is new for x{size["scale"]}'))
+
+
+def saving(batches, save):
+    """The batches; when one after the first cannot be made, save() before its error goes out."""
+    begun = False
+    try:
+        for batch in batches:
+            yield batch
+            begun = True
+    except Exception:  # of making a batch: what the caller raises does not come here
+        if begun:
+            save()
+        raise
 
 
 class Meter:

@@ -4,6 +4,7 @@ import shutil
 import signal
 import sys
 import time
+from types import SimpleNamespace
 
 import mindspore as ms
 import numpy as np
@@ -13,6 +14,7 @@ from mindspore import Tensor
 
 import train as program
 from common.logs import read_records
+from src import training
 
 
 def assert_equal_state(found, expected):
@@ -120,13 +122,49 @@ def test_folders_of_runs(train, out, capsys):
     before = (out / 'X2' / LAST).read_bytes()
     (out / 'X2_3').mkdir()
     (out / 'X2_3' / 'train.jsonl').touch()  # ended before its first checkpoint
-    train(train_steps=4, resume=True, batch_size=2, no_augment=True)
+    train(train_steps=4, resume=True, batch_size=2, no_augment=True, lr=2e-4, test_every=5, amp_level='O1')
     said = capsys.readouterr().out
     assert 'warning: --batch_size was 4, is 2: other patches follow' in said and '--no_augment was False' in said
+    for warning in ('--lr was 0.0001, is 0.0002', '--test_every was 9, is 5', '--amp_level was O0, is O1'):
+        assert f'warning: {warning}: the recipe changes' in said
     assert state_of(out / 'X2_2' / LAST)['progress']['step'] == 4 and (out / 'X2' / LAST).read_bytes() == before
     before = (out / 'X2_2' / LAST).read_bytes()
     assert train(train_steps=4, resume=True) == 0
     assert 'nothing left to do' in capsys.readouterr().out and (out / 'X2_2' / LAST).read_bytes() == before
+
+
+def test_the_number_of_ranks_is_kept(train, out, monkeypatch, capsys):
+    train(train_steps=1)
+    load = training.load_state
+
+    def of_eight(path):
+        state = load(path)
+        assert state['options']['world_size'] == 1
+        state['options']['world_size'] = 8
+        return state
+    monkeypatch.setattr(training, 'load_state', of_eight)
+    train(train_steps=1, resume=True)
+    assert 'warning: world_size was 8, is 1: other patches follow' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('resume, made, expected', [
+    (False, {}, 'X2'), (False, {'X2': ['notes.txt', 'edsr-1_9.ckpt']}, 'X2'), (False, {'X2': [LAST]}, 'X2_2'),
+    (False, {'X2_3': ['train.jsonl']}, 'X2_4'), (False, {'X2': [], 'X2_9': ['edsr_best.1.ckpt'], 'X2_10': []}, 'X2_10'),
+    (False, {'X3': [LAST], 'X2_1': [LAST], 'X2_test': [LAST]}, 'X2'),
+    (True, {'X2': [LAST], 'X2_3': [BEST], 'X2_4': ['train.jsonl']}, 'X2_3'),
+    (True, {'X2': ['train.jsonl'], 'X2_10': ['edsr_last.1.ckpt'], 'X2_9': [LAST]}, 'X2_10'),
+    (True, {'X2': ['train.jsonl', 'edsr-1_9.ckpt']}, None)])
+def test_numbers_of_runs(resume, made, expected, tmp_path):
+    for folder, names in made.items():
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).touch()
+    options = SimpleNamespace(ckpt_save_path=str(tmp_path), scale=2, resume=resume)
+    if expected:
+        assert training.Run(options).folder == str(tmp_path / expected)
+    else:
+        with pytest.raises(ValueError, match='no run with edsr_last.ckpt in'):
+            training.Run(options)
 
 
 def poison(path, value):

@@ -1,19 +1,16 @@
 """train.py: what it learns, writes and records; warm starts; the options and pictures that it refuses."""
 import json
-import shutil
 
 import mindspore as ms
 import numpy as np
 import pytest
-from conftest import BEST, LAST, SIZE, TINY, flags, refused, state_of, tiny
+from conftest import BEST, LAST, refused, state_of, tiny
 from mindspore import Tensor, nn
 
 import train as program
 import upscaler
 from common import images
 from common.logs import read_records
-from src.args import parse
-from src.data import srdata
 from src.model import weights_of
 
 ADAM = ('moment1.', 'moment2.')
@@ -27,7 +24,7 @@ def test_a_x2_network_starts_x4(train, out, capsys):
     train(train_steps=5, lr=1e-2)
     trained = weights_in(out / 'X2' / LAST)
     assert train(train_steps=1, scale='2+4', task_id=1, lr=1e-12, ckpt_path=out / 'X2' / LAST) == 0
-    assert '(ours, x2): all kept but the tail, which is new for x4' in capsys.readouterr().out
+    assert '(ours, x2, res_scale 1): all kept but the tail, which is new for x4' in capsys.readouterr().out
     tuned = weights_in(out / 'X4' / LAST)
     for name, value in tuned.items():
         if not name.startswith('tail.'):
@@ -39,6 +36,21 @@ def test_a_x2_network_starts_x4(train, out, capsys):
             ckpt_path=out / 'X2' / LAST)
     refused(capsys, train, 'res_scale 1, not 0.1', res_scale=0.1, train_steps=1, ckpt_path=out / 'X2' / LAST)
     assert sorted(path.name for path in out.iterdir()) == ['X2', 'X4']
+
+
+def test_a_checkpoint_says_its_res_scale(train, out, tmp_path, capsys):
+    """With --ckpt_path and --resume it need not be given: one of ours tells it, for others the authors' rule holds."""
+    train(train_steps=1, res_scale=0.25)
+    train(train_steps=1, res_scale=None, ckpt_path=out / 'X2' / LAST)
+    assert '(ours, x2, res_scale 0.25): all layers kept' in capsys.readouterr().out
+    assert train(train_steps=2, res_scale=None, resume=True) == 0
+    state = state_of(out / 'X2_2' / LAST)
+    assert state['progress']['step'] == 2 and state['options']['res_scale'] == state['res_scale'] == 0.25
+    ms.save_checkpoint(tiny(), str(tmp_path / 'authors.ckpt'))
+    train(train_steps=1, res_scale=None, ckpt_path=tmp_path / 'authors.ckpt')
+    said = capsys.readouterr().out
+    assert 'does not say its res_scale; 1 is taken' in said and '(authors, x2, res_scale 1): all layers kept' in said
+    assert state_of(out / 'X2_3' / LAST)['res_scale'] == 1
 
 
 def test_a_checkpoint_of_the_port_starts_a_training(train, out, tmp_path, capsys):
@@ -53,7 +65,7 @@ def test_a_checkpoint_of_the_port_starts_a_training(train, out, tmp_path, capsys
         values.append({'name': f'{flat.get(layer, layer)}.{kind}', 'data': Tensor(value)})
     ms.save_checkpoint(values, str(tmp_path / 'port.ckpt'))
     assert train(lr=1e-12, ckpt_path=tmp_path / 'port.ckpt', train_steps=1) == 0
-    assert '(port, x2): all layers kept' in capsys.readouterr().out
+    assert '(port, x2, res_scale 1): all layers kept' in capsys.readouterr().out
     tuned = weights_in(out / 'X2' / LAST)
     assert all(np.allclose(tuned[name], value, rtol=0, atol=1e-9) for name, value in weights.items())
 
@@ -64,6 +76,7 @@ def test_a_checkpoint_of_the_port_starts_a_training(train, out, tmp_path, capsys
     ({'lr': 'inf'}, ('--lr',)), ({'lr': -1}, ('--lr -1',)), ({'seed': 2 ** 64}, ('--seed',)),
     ({'batch_size': 0}, ('--batch_size 0',)), ({'train_steps': -3}, ('--train_steps -3',)),
     ({'scale': 5}, ('5', '2, 3, 4')), ({'scale': '2+x'}, ('2+x',)), ({'task_id': 1}, ('--task_id 1', '--scale')),
+    ({'tile': -1}, ('--tile -1', '0 or more')), ({'data_test': 'Tiny+tiny'}, ('Tiny+tiny', 'twice')),
     ({'patch_size': 25}, ('--patch_size 25', 'HR', 'multiple of --scale 2')), ({'patch_size': 4000}, ('0001', '2000')),
     ({'n_colors': 1}, ('--n_colors 1', 'RGB')), ({'model': 'RCAN'}, ('RCAN', 'EDSR')),
     ({'data_range': '800'}, ('800', '1-800/801-900')), ({'data_range': '9-3'}, ('9-3', 'smaller one first')),
@@ -85,25 +98,6 @@ def test_missing_data_lists_the_places(train, tmp_path, out, capsys):
     with pytest.raises(SystemExit):
         program.main(['--epochs=1'])
     assert '--dir_data' in capsys.readouterr().err and not out.exists()
-
-
-@pytest.mark.parametrize('place', ['DIV2K_train_HR/0002.png', 'DIV2K_train_LR_bicubic/X2/0003x2.png',
-                                   'DIV2K_valid_HR/0801.png'])
-def test_a_broken_picture_is_found_before_the_training(place, train, data, out, tmp_path, capsys):
-    copy = tmp_path / 'copy'
-    shutil.copytree(data, copy)
-    broken = copy / 'DIV2K' / place
-    broken.write_bytes(broken.read_bytes()[:-100])
-    refused(capsys, train, str(broken), dir_data=copy, data_test='DIV2K', train_steps=2)
-    assert not out.exists()
-
-
-@pytest.mark.parametrize('ext', ['sep', 'img'])
-def test_a_pair_of_other_sizes_is_named(ext, train, data, tmp_path, capsys, photo):
-    copy = tmp_path / 'copy'
-    shutil.copytree(data, copy)
-    images.write(copy / 'DIV2K' / 'DIV2K_train_LR_bicubic' / 'X2' / '0002x2.png', photo[:20, :20])
-    refused(capsys, train, 'sizes disagree', '0002x2.png', '20x20', dir_data=copy, ext=ext, train_steps=2)
 
 
 def test_learning_rate_is_halved_after_exactly_so_many_epochs(train, out, monkeypatch):
@@ -145,6 +139,18 @@ def test_records_checkpoints_and_pictures(train, data, out, tmp_path, capsys):
     assert state_of(out / 'X2' / 'edsr-3_9.ckpt')['progress']['step'] == 27
     check_summary(tmp_path / 'sum' / 'EDSR_bs4_1p_perf.log', said)
     assert f'Final Val PSNR : {max(psnr):.4f}' in said and 'protocol=rgb/crop8' in said and 'protocol=y/crop2' in said
+
+
+def test_what_cannot_be_written(train, out, tmp_path, capsys):
+    """A summary: an error before the training. Pictures of a validation: its scores count, and the training goes on."""
+    (tmp_path / 'file').touch()
+    refused(capsys, train, 'file', train_steps=1, summary_dir=tmp_path / 'file' / 'sum')
+    assert not out.exists()
+    (out / 'X2').mkdir(parents=True)
+    (out / 'X2' / 'validation').touch()
+    assert train(train_steps=10, data_test='tiny') == 0
+    assert 'tiny is measured once more' in capsys.readouterr().out
+    assert len(state_of(out / 'X2' / LAST)['progress']['scores']) == 2 and (out / 'X2' / BEST).exists()
 
 
 def check_records(path):
@@ -253,76 +259,23 @@ def test_test_only(train, out, checkpoint, capsys):
     refused(capsys, train, 'scale 2, not 4', test_only=True, ckpt_path=checkpoint, data_test='tiny', scale=4)
 
 
-def test_validating_on_training_pictures_is_said(data, capsys):
-    assert [name for name, _ in program.validation_sets(options(data, data_range='1-2/3-3'))] == ['DIV2K']
-    assert not capsys.readouterr().out
-    program.validation_sets(options(data, data_range='1-3/3-801'))
-    assert 'warning: 1 of 2 validation pictures of DIV2K are trained on too' in capsys.readouterr().out
+def test_test_only_goes_by_the_checkpoint_and_what_is_given(train, out, tmp_path, data):
+    ms.save_checkpoint(tiny(3), str(tmp_path / 'x3.ckpt'))
+    train(test_only=True, ckpt_path=tmp_path / 'x3.ckpt', data_test='tiny', res_scale=0.5, tile=7)
+    lr = images.read(data / 'benchmark' / 'Tiny' / 'LR_bicubic' / 'X3' / 'catx3.png', channels=3).astype(np.float32)
+    found = images.read(out / 'X3_test' / 'tiny' / 'cat_x3.png').astype(int)
+    for res_scale, same in ((0.5, True), (1.0, False)):
+        sr = images.to_uint8(upscaler.load(tmp_path / 'x3.ckpt', res_scale=res_scale, kernels='builtin')(lr))
+        assert (np.abs(found - sr).max() <= 1) == same
 
 
-# ---- the data ----
+def test_validation_upscales_tiles(train, monkeypatch):
+    upscale, shapes = upscaler.Upscaler.__call__, []
 
-def options(data, **given):
-    return parse(flags(**dict(TINY, dir_data=data, **given)), '')
-
-
-def names(pairs):
-    return [pair.name for pair in pairs]
-
-
-def test_sets_and_ranges(data):
-    def of(**given):
-        chosen = options(data, **given)
-        return names(srdata.training_pairs(chosen)), [(name, names(pairs)) for name, pairs in srdata.test_sets(chosen)]
-    assert of() == (['0001', '0002', '0003'], [('DIV2K', ['0801'])])
-    assert of(data_range='2-3/801-810', data_test='tiny+DIV2K') == (['0002', '0003'], [('tiny', ['cat']),
-                                                                                      ('DIV2K', ['0801'])])
-    assert of(data_range='1-801/1-2') == (['0001', '0002', '0003', '0801'], [('DIV2K', ['0001', '0002'])])
-    assert of(data_range='1-800', data_train='DIV2K+benchmark/Tiny') == (['0001', '0002', '0003', 'cat'], [])
-    assert of(data_range='801-900', test_only=True, ckpt_path='x')[1] == [('DIV2K', ['0801'])]
-
-
-@pytest.mark.parametrize('batch_size, test_every, world_size, steps', [
-    (4, 9, 1, 9), (4, 9, 3, 3), (2, 100, 1, 99), (2, 100, 8, 12), (16, 1, 1, 1), (1, 1, 1, 3), (4, 1, 8, 1)])
-def test_steps_in_an_epoch(batch_size, test_every, world_size, steps, data):
-    """Three pictures, repeated max(batch_size * test_every // 3, 1) times, shared by the devices."""
-    device = program.Device('cpu', 0, world_size)
-    chosen = options(data, batch_size=batch_size, test_every=test_every)
-    sampler, epoch_steps = srdata.open_sampler(chosen, device)
-    assert epoch_steps == steps and len(sampler.batch(0)[0]) == batch_size
-
-
-def test_patches_and_default_patch_size(data):
-    sampler, _ = srdata.open_sampler(options(data, scale=3), program.Device('cpu'))
-    assert [patch.shape for patch in sampler.batch(0)] == [(4, 8, 8, 3), (4, 24, 24, 3)]
-    assert [options(data, scale=scale, patch_size=None).patch_size for scale in (2, 3, 4)] == [96, 144, 192]
-
-
-def test_a_cache_is_not_renewed_by_several_ranks(data):
-    with pytest.raises(ValueError, match='sep_reset on 2 devices.*--ext=sep'):
-        srdata.open_sampler(options(data, ext='sep_reset'), program.Device('cpu', 0, 2))
-
-
-def test_batches_through_the_queue_of_a_device(data, monkeypatch):
-    """The data sink's branch, with a stand-in for the queue, which a CPU does not have."""
-    def queue(function, dataset):
-        batches = dataset.create_tuple_iterator(num_epochs=1)
-        return lambda: function(*next(batches))
-    monkeypatch.setattr(srdata.ms, 'data_sink', queue)
-    sampler, _ = srdata.open_sampler(options(data), program.Device('npu'))
-    with srdata.open_batches(sampler, range(3, 12), 64, program.Device('npu')) as batches:
-        found = [(lr.asnumpy(), hr.asnumpy()) for lr, hr in batches]
-        assert batches.waited > 0
-    assert len(found) == 9
-    for step, batch in enumerate(found, 3):
-        assert all(np.array_equal(*patches) for patches in zip(batch, sampler.batch(step)))
-        assert batch[0].dtype == np.uint8
-
-
-def test_pictures_without_lr_are_made_smaller(data, tmp_path):
-    (tmp_path / 'HR').mkdir()
-    shutil.copy(data / 'DIV2K' / 'DIV2K_train_HR' / '0003.png', tmp_path / 'HR')
-    batches = [srdata.open_sampler(options(tmp_path, data_train='HR', ext=ext, cache_dir=tmp_path / 'cache'),
-                                   program.Device('cpu'))[0].batch(5) for ext in ('sep', 'img')]
-    assert all(np.array_equal(*patches) for patches in zip(*batches))
-    assert SIZE['n_feats'] == 8
+    def watched(self, lr):
+        shapes.append(lr.shape)
+        return upscale(self, lr)
+    monkeypatch.setattr(upscaler.Upscaler, '__call__', watched)
+    halo = tiny().halo
+    train(train_steps=1, data_test='tiny', tile=16)
+    assert len(shapes) == 9 and {max(shape) for shape in shapes} == {16 + 2 * halo}  # 48 x 48 pixels

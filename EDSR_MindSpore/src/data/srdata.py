@@ -97,9 +97,10 @@ def open_batches(sampler, steps, workers, device):
     """Iterates (lr, hr), uint8 tensors [b,p,p,3] and [b,sp,sp,3]; `waited`: seconds the consumer has waited so far.
 
     On a CPU threads of our own prepare them: of a step of 50 ms 0.05 % are waited for, with a GeneratorDataset 0.5 to
-    1.2 %. Elsewhere MindSpore's queue on the device takes them from a GeneratorDataset, ahead of the steps.
+    1.2 %. Elsewhere MindSpore's queue on the device takes them from a GeneratorDataset, ahead of the steps; where no
+    steps are left there is no queue, since MindSpore refuses a dataset of no rows.
     """
-    if device.kind == 'cpu':
+    if device.kind == 'cpu' or not steps:
         return patches.Prefetcher(sampler, steps, depth=2 * workers, workers=workers, transform=tensors)
     return SunkBatches(sampler, steps, workers)
 
