@@ -3,6 +3,7 @@
 import contextlib
 import math
 import os
+import re
 import signal
 import time
 
@@ -16,26 +17,34 @@ EXPLODED = 100.0  # a loss so many times its running mean is no longer training
 
 
 class Run:
-    """A folder OUTPUTS_DIR/X{scale}[_2, _3 ...] with its checkpoints, last and best. train.jsonl marks it as taken.
+    """A folder OUTPUTS_DIR/X{scale}[_2, _3 ...] with its checkpoints, last and best: these or train.jsonl mark it as
+    taken.
 
-    With --ifcontinue it is the newest run with a checkpoint; else the first free name, which claim() takes.
+    With --ifcontinue it is the highest number that has a checkpoint: a later run may have ended before its first. Else
+    it is the one after the highest that is taken, and claim() takes it.
     """
 
     def __init__(self, options):
         self._base = os.path.join(options.outputs_dir, f'X{options.scale}')
         self._arch, self._suffix, self._number = options.arch, '_amp' * options.amp, 1
-        while os.path.exists(self._record):
-            self._number += 1
-        if options.ifcontinue:
-            self._find_newest()
+        numbers = list(self._numbers())
+        if not options.ifcontinue:
+            self._number = 1 + max((n for n, saved, recorded in numbers if saved or recorded), default=0)
+            return
+        self._number = max((n for n, saved, _ in numbers if saved), default=1)
+        if not any(saved for _, saved, _ in numbers):
+            raise ValueError(f'--ifcontinue: no run with {os.path.basename(self.last)} in {self._base}; to start a '
+                             'run, leave it out')
 
-    def _find_newest(self):
-        """Go down to the newest run that has a checkpoint: a later one may have ended before its first."""
-        while not (checkpoints.versions(self.last) or checkpoints.versions(self.best)):
-            self._number -= 1
-            if not self._number:
-                raise ValueError(f'--ifcontinue: no run with {os.path.basename(self.last)} in {self._base}; to start a '
-                                 'run, leave it out')
+    def _numbers(self):
+        """(number, whether it has checkpoints, whether it has records) of each folder of a run."""
+        place, stem = os.path.split(self._base)
+        for name in os.listdir(place or '.') if os.path.isdir(place or '.') else ():
+            match = re.fullmatch(re.escape(stem) + r'(?:_([2-9]|[1-9]\d+))?', name)
+            if match:
+                self._number = int(match[1] or 1)
+                saved = checkpoints.versions(self.last) or checkpoints.versions(self.best)
+                yield self._number, bool(saved), os.path.exists(self._record)
 
     @property
     def folder(self):

@@ -4,12 +4,14 @@ import shutil
 import signal
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import BEST, LAST, SIZE, TINY, flags, refused, start, state_of
 
 import main
+import training
 from common.logs import read_records
 
 
@@ -192,6 +194,25 @@ def test_resuming_passes_over_a_run_without_checkpoints(train, out):
     (out / 'X2_2' / 'train.jsonl').touch()  # ended before its first checkpoint
     assert train(ifcontinue=True, train_steps=3) == 0
     assert state_of(out / 'X2' / LAST)['step'] == 3
+
+
+@pytest.mark.parametrize('ifcontinue, made, expected', [
+    (False, {}, 'X2'), (False, {'X2': ['notes.txt']}, 'X2'), (False, {'X2': [LAST]}, 'X2_2'),
+    (False, {'X2_3': ['train.jsonl']}, 'X2_4'), (False, {'X2': [], 'X2_9': ['model_best.1.pth'], 'X2_10': []}, 'X2_10'),
+    (False, {'X3': [LAST], 'X2_1': [LAST], 'X2_test': [LAST]}, 'X2'),
+    (True, {'X2': [LAST], 'X2_3': [BEST], 'X2_4': ['train.jsonl']}, 'X2_3'),
+    (True, {'X2': ['train.jsonl'], 'X2_10': [LAST], 'X2_9': [LAST]}, 'X2_10'), (True, {'X2': ['train.jsonl']}, None)])
+def test_numbers_of_run_folders(ifcontinue, made, expected, tmp_path):
+    for folder, names in made.items():
+        (tmp_path / folder).mkdir()
+        for name in names:
+            (tmp_path / folder / name).touch()
+    options = SimpleNamespace(outputs_dir=str(tmp_path), scale=2, ifcontinue=ifcontinue, arch='RCAN', amp=False)
+    if expected:
+        assert training.Run(options).folder == str(tmp_path / expected)
+    else:
+        with pytest.raises(ValueError, match='no run with RCAN_epoch_last.pth in'):
+            training.Run(options)
 
 
 def test_loss_is_watched_between_log_lines_too(train, capsys):
