@@ -11,6 +11,7 @@ Turns released EDSR weights into a checkpoint of this directory. Five dialects a
 import binascii
 import contextlib
 import hashlib
+import math
 import os
 import re
 
@@ -21,17 +22,19 @@ from mindspore import Tensor
 from mindspore.train.checkpoint_pb2 import Checkpoint
 
 from common import checkpoints, cli, files
-from src.model import EDSR, RGB_MEAN, size_of
+from src.model import RGB_MEAN, shapes_of, size_of
 
 CONTAINERS = ('params_ema', 'params', 'model', 'state_dict', 'network')
 PREFIXES = ('module.', 'model.', 'net.', 'network.')
 OPTIMISER = ('moment1.', 'moment2.', 'moments.', 'accum.', 'stat.')  # Adam, Momentum, SGD
-TYPES = {'Float16': 'f2', 'Float32': 'f4', 'Float64': 'f8', 'Int32': 'i4', 'Int64': 'i8', 'Bool': '?', 'str': 'U'}
+TYPES = {'Float16': 'f2', 'Float32': 'f4', 'Float64': 'f8', 'Int32': 'i4', 'Int64': 'i8', 'Bool': '?',
+         'BFloat16': 'u2'}  # numpy has no such type
 BLOCK = ((r'body\.(\d+)\.conv1\.', r'body.\1.body.0.'), (r'body\.(\d+)\.conv2\.', r'body.\1.body.2.'))
 BASICSR = ((r'conv_first\.', 'head.0.'), *BLOCK, (r'upsample\.', 'tail.0.'), (r'conv_last\.', 'tail.1.'))
 REWRITE = (*BLOCK, (r'tail\.0\.up\.', 'tail.0.'))
 PORT, PORT_X4 = (((rf'tail\.{last}\.', 'tail.1.'), (r'tail\.', 'tail.0.')) for last in (2, 4))
 NORMS = ('norm.weight', 'norm.bias', 'de_norm.weight', 'de_norm.bias')
+HARMLESS = 1 << 30  # bytes of weights that a smaller file may claim: six times the largest EDSR's
 LARGE = 256  # features from which on the authors' networks have a res_scale of 0.1
 
 
@@ -44,14 +47,13 @@ def read_weights(path, res_scale=None):
     """
     content = load_file(path)
     try:
-        dialect, weights = _translate(_tensors(content))
-        size = _size(weights)
+        dialect, weights = _translate(_tensors(content, os.path.getsize(path)))
+        size, own = _size(weights), _number(content, 'res_scale')
+        if own is not None:
+            dialect, size['rgb_range'] = 'ours', _number(content, 'rgb_range') or size['rgb_range']
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
-    own = content.get('res_scale')
-    own = round(float(own), 6) if isinstance(own, np.ndarray) and own.size == 1 else None  # saved as float32
-    dialect = dialect if own is None else 'ours'
-    expected = {name: parameter.shape for name, parameter in EDSR(**size).parameters_and_names()}
+    expected = shapes_of(size['scale'], size['n_resblocks'], size['n_feats'])
     problems = [f'missing {n}' for n in expected if n not in weights]
     problems += [f'extra {n}' for n in weights if n not in expected]
     problems += [f'{n} is {weights[n].shape}, expected {shape}' for n, shape in expected.items()
@@ -106,16 +108,22 @@ def load_checkpoint(path):
 def _array(tensors):
     data, kind, dims = b''.join(t.tensor_content for t in tensors), tensors[0].tensor_type, list(tensors[0].dims)
     if kind == 'str':
-        return str(np.frombuffer(data, f'U{len(data) // 4}')[0]) if data else ''
-    return np.frombuffer(data, TYPES[kind]).reshape([] if dims == [0] else dims)
+        return data.decode('utf-32-le').rstrip('\0')  # an empty text is one 0
+    if kind not in TYPES:
+        raise ValueError(f'numbers of type {kind}; known: {", ".join(TYPES)}')
+    values = np.frombuffer(data, TYPES[kind]).reshape([] if dims == [0] else dims)
+    return (values.astype('u4') << 16).view('f4') if kind == 'BFloat16' else values  # the upper half of a float32
 
 
 def save_checkpoint(path, values, more, keep=1):
     """Write what load_checkpoint reads: atomic, with a checksum; `keep` - 1 earlier versions stay beside it.
 
-    values: [{'name': ..., 'data': Parameter or Tensor}]; more: {name: number or text}. Raises OSError as
-    common.checkpoints.save does.
+    values: [{'name': ..., 'data': Parameter or Tensor}]; more: {name: number or text}, among them the network's
+    `res_scale` and `rgb_range`. Raises OSError as common.checkpoints.save does.
     """
+    more = {name: Tensor(value, ms.float64) if isinstance(value, float) else value  # MindSpore would make it float32
+            for name, value in more.items()}
+
     def write(temporary):
         half = files.temporary(path, '.tmp')  # of MindSpore, which renames in turn; removes those of killed runs
         try:
@@ -152,7 +160,7 @@ def _load_safetensors(path):
         raise ValueError(f'{path}: damaged, or not a file of safetensors ({type(error).__name__})') from None
 
 
-def _tensors(content):
+def _tensors(content, file_size):
     """{name: float32 array}: the weights inside the containers that training programs write, without what is the
     optimiser's, and without the prefixes of wrappers.
     """
@@ -163,6 +171,10 @@ def _tensors(content):
              and '.' in name and not name.startswith(OPTIMISER)}  # counters and rates have no dot
     if not found:
         raise ValueError('holds no weights by name; expected an EDSR (README, Weights)')
+    claimed = sum(math.prod(value.shape) * value.dtype.itemsize for value in found.values()
+                  if not isinstance(value, np.ndarray))
+    if claimed > max(file_size, HARMLESS):  # PyTorch can repeat a number without storing it
+        raise ValueError(f'damaged: it claims {claimed:,} bytes of weights and has {file_size:,} in all')
     while all(name.startswith(PREFIXES) for name in found):
         found = {name.split('.', 1)[1]: value for name, value in found.items()}
     return {name: _float32(value) for name, value in found.items()}
@@ -250,6 +262,8 @@ def _size(weights):
     if bias.shape != (3,):
         raise ValueError(f'add_mean.bias is {bias.shape}, expected (3,)')
     size = size_of(weights)
+    if not np.isfinite(bias).all():
+        raise ValueError(f'add_mean.bias is {bias}, expected finite numbers')
     if size['n_resblocks'] > len(weights):
         raise ValueError(f'a block {size["n_resblocks"] - 1}, but only {len(weights)} weights')
     if size['rgb_range'] <= 0 or not np.allclose(bias, size['rgb_range'] * np.array(RGB_MEAN), rtol=1e-4):
@@ -257,9 +271,27 @@ def _size(weights):
     return size
 
 
+def _number(content, name):
+    """The number of that name that our own checkpoints hold, or None."""
+    value = content.get(name)
+    if not isinstance(value, np.ndarray) or value.size != 1 or value.dtype.kind not in 'fi':
+        return None
+    number = float(str(value.reshape(())[()]))  # of a float32 the shortest number: 0.1, not 0.10000000149
+    if not 0 < number < math.inf:
+        raise ValueError(f'{name} is {number:g} in it, expected a positive number')
+    return number
+
+
+def agree(one, other):
+    """Whether two sizes, factors or ranges are the same, as far as a float32 can tell."""
+    return math.isclose(one, other, rel_tol=1e-5)
+
+
 def _res_scale(path, own, given, n_feats):
+    if given is not None and not 0 < given < math.inf:
+        raise ValueError(f'--res_scale={given:g}: expected a positive number')
     if own is not None:
-        if given not in (None, own):
+        if given is not None and not agree(given, own):
             raise ValueError(f'{path}: a network of res_scale {own:g}, not {given:g}; leave --res_scale out, or choose '
                              'another checkpoint')
         return own
@@ -284,7 +316,7 @@ def import_file(source, output, res_scale=None):
         digest = hashlib.sha256(file.read()).hexdigest()
     weights, size, dialect = read_weights(source, res_scale)
     save_checkpoint(output, [{'name': name, 'data': Tensor(value)} for name, value in weights.items()],
-                    {'res_scale': size['res_scale']})
+                    {name: size[name] for name in ('res_scale', 'rgb_range')})
     print(f'{source}: {dialect} weights, EDSR({_say(size)}), sha256 {digest}')
     print(f'written to {output}')
 
@@ -296,7 +328,7 @@ def main(argv=None):
     add('--output', required=True, help='checkpoint to write, .ckpt')
     add('--res_scale', type=float, default=None, help='factor of the residuals; empty: 0.1 for 256 features, else 1')
     options = parser.parse_args(argv)
-    if os.path.abspath(options.source) == os.path.abspath(options.output):
+    if os.path.realpath(options.source) == os.path.realpath(options.output):
         raise ValueError(f'--output {options.output} is the source itself; choose another name')
     if not options.output.endswith('.ckpt'):
         raise ValueError(f'--output {options.output}: expected a name in .ckpt, which MindSpore asks for')

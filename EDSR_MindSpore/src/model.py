@@ -100,8 +100,20 @@ def size_of(weights):
         raise ValueError(f'no EDSR of scale {", ".join(map(str, SCALES))}: its upsampler makes {up[0]} channels of '
                          f'{n_feats}')
     bias = weights.get('add_mean.bias')
-    rgb_range = 255.0 if bias is None else round(float(bias[0]) / RGB_MEAN[0], 3)
+    rgb_range = 255.0 if bias is None else float(f'{float(bias[0]) / RGB_MEAN[0]:.6g}')  # what float32 tells
     return {'scale': scale, 'n_resblocks': max(blocks) + 1, 'n_feats': n_feats, 'rgb_range': rgb_range}
+
+
+def shapes_of(scale, n_resblocks, n_feats):
+    """{name: shape} of the parameters of that EDSR, in its order, without making it."""
+    stages = (2, 2) if scale == 4 else (scale,)
+    layers = {'sub_mean': (3, 3, 1, 1), 'add_mean': (3, 3, 1, 1), 'head.0': (n_feats, 3, 3, 3)}
+    same = [f'body.{block}.body.{layer}' for block in range(n_resblocks) for layer in (0, 2)] + [f'body.{n_resblocks}']
+    layers.update(dict.fromkeys(same, (n_feats, n_feats, 3, 3)))
+    layers.update((f'tail.0.{2 * i}', (factor ** 2 * n_feats, n_feats, 3, 3)) for i, factor in enumerate(stages))
+    layers['tail.1'] = (3, n_feats, 3, 3)
+    return {f'{name}.{part}': shape if part == 'weight' else shape[:1]
+            for name, shape in layers.items() for part in ('weight', 'bias')}
 
 
 def load_weights(network, weights):

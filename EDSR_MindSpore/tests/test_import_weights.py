@@ -143,9 +143,39 @@ def test_res_scale(tmp_path, capsys):
     save_mindspore(weights('authors', 2), tmp_path / 'ours.ckpt', append_dict={'res_scale': 0.1})
     _, size, dialect = read_weights(tmp_path / 'ours.ckpt')
     assert (size['res_scale'], dialect) == (0.1, 'ours') and not capsys.readouterr().out
-    assert read_weights(tmp_path / 'ours.ckpt', 0.1)[1]['res_scale'] == 0.1
+    assert read_weights(tmp_path / 'ours.ckpt', 0.1000001)[1]['res_scale'] == 0.1
     with pytest.raises(ValueError, match='ours.ckpt: a network of res_scale 0.1, not 1; leave --res_scale out'):
         read_weights(tmp_path / 'ours.ckpt', 1.0)
+
+
+@pytest.mark.parametrize('res_scale, rgb_range', [(0.33333333, 1.2345678), (1e-7, 1e-4), (0.1, 255.0), (1.0, 65535.0)])
+def test_what_no_weight_tells_survives_a_round_trip(res_scale, rgb_range, tmp_path):
+    arrays = weights('authors', 2)
+    for name in ('sub_mean.bias', 'add_mean.bias'):
+        arrays[name] *= rgb_range / 255
+    save_mindspore(arrays, tmp_path / 'edsr.ckpt')
+    assert read_weights(tmp_path / 'edsr.ckpt')[1]['rgb_range'] == pytest.approx(rgb_range, rel=1e-5)
+    values = [{'name': name, 'data': ms.Tensor(value)} for name, value in arrays.items()]
+    import_weights.save_checkpoint(tmp_path / 'ours.ckpt', values, {'res_scale': res_scale, 'rgb_range': rgb_range})
+    import_weights.import_file(tmp_path / 'ours.ckpt', tmp_path / 'again.ckpt')
+    _, size, dialect = read_weights(tmp_path / 'again.ckpt')
+    assert (size['res_scale'], size['rgb_range'], dialect) == (res_scale, rgb_range, 'ours')
+
+
+@pytest.mark.parametrize('name', ['res_scale', 'rgb_range'])
+@pytest.mark.parametrize('value', [float('nan'), float('inf'), -1.0])
+def test_impossible_numbers_are_refused(name, value, tmp_path):
+    arrays, path = weights('authors', 2), tmp_path / 'edsr.ckpt'
+    save_mindspore(arrays, path, append_dict={'res_scale': 1.0, name: value})
+    refusal(path, f'{name} is {value:g} in it, expected a positive number')
+    if name == 'res_scale':
+        with pytest.raises(ValueError, match='--res_scale=.*: expected a positive number'):
+            save_torch(arrays, tmp_path / 'edsr.pt')
+            read_weights(tmp_path / 'edsr.pt', value)
+    elif value != -1:
+        arrays['add_mean.bias'][1] = value
+        save_torch(arrays, tmp_path / 'edsr.pt')
+        refusal(tmp_path / 'edsr.pt', 'add_mean.bias is', 'expected finite numbers')
 
 
 def test_half_precision(tmp_path):
@@ -153,6 +183,10 @@ def test_half_precision(tmp_path):
     save_mindspore(arrays, tmp_path / 'half.ckpt')
     head = read_weights(tmp_path / 'half.ckpt')[0]['head.0.weight']
     assert head.dtype == np.float32 and np.array_equal(head, arrays['head.0.weight'])
+    ms.save_checkpoint([{'name': name, 'data': ms.Tensor(value).astype(ms.bfloat16)} for name, value in arrays.items()],
+                       str(tmp_path / 'brain.ckpt'))
+    found = read_weights(tmp_path / 'brain.ckpt')[0]['head.0.weight']
+    assert np.array_equal(found, torch.from_numpy(arrays['head.0.weight']).bfloat16().float().numpy())
 
 
 @pytest.mark.parametrize('dialect', DIALECTS)
@@ -203,6 +237,18 @@ def test_other_scales_and_block_numbers(tmp_path):
     refusal(tmp_path / 'deep.pt', 'a block 1000000000, but only')
 
 
+def test_a_small_file_that_claims_a_large_network(tmp_path):
+    """Nothing of the claimed size is made before it is refused: of either file a layer would take terabytes."""
+    save_torch({'head.0.weight': np.zeros((400000, 1, 1, 1), np.float32), 'body.0.body.0.weight': np.zeros(1, 'f4'),
+                'tail.0.0.weight': np.zeros((1600000, 1, 1, 1), np.float32)}, tmp_path / 'thin.pt')
+    refusal(tmp_path / 'thin.pt', 'that do not fit EDSR', 'missing')
+    shapes = {name: [{6: 600000, 24: 2400000}.get(side, side) for side in value.shape]
+              for name, value in weights('authors', 2).items()}
+    torch.save({name: torch.zeros(1).half().expand(shape) for name, shape in shapes.items()}, tmp_path / 'bomb.pt')
+    assert (tmp_path / 'bomb.pt').stat().st_size < 20000
+    refusal(tmp_path / 'bomb.pt', 'damaged: it claims')
+
+
 def test_missing_file(tmp_path):
     with pytest.raises(OSError, match='nowhere.pt'):
         read_weights(str(tmp_path / 'nowhere.pt'))
@@ -219,7 +265,7 @@ def test_command_line(tmp_path):
     (ours, size, dialect), theirs = read_weights(output), read_weights(tmp_path / 'EDSR.pth', 0.1)
     assert dialect == 'ours' and size == theirs[1]
     assert set(ours) == set(theirs[0]) and all(np.array_equal(ours[name], value) for name, value in theirs[0].items())
-    assert set(ms.load_checkpoint(str(output))) == {*ours, 'res_scale'}  # MindSpore reads it, too
+    assert set(ms.load_checkpoint(str(output))) == {*ours, 'res_scale', 'rgb_range'}  # MindSpore reads it, too
     assert output.stat().st_mode & 0o777 == 0o644 and [path.name for path in output.parent.iterdir()] == [output.name]
     refused = python('import_weights.py', source=tmp_path / 'EDSR.pth', output=tmp_path / 'edsr.pth')
     assert refused.returncode == 2 and 'expected a name in .ckpt' in refused.stderr
@@ -236,3 +282,6 @@ def test_source_and_output_must_differ(tmp_path):
     save_mindspore(weights('port', 2), tmp_path / 'edsr.ckpt')
     with pytest.raises(ValueError, match='is the source itself'):
         import_weights.main([f'--source={tmp_path / "edsr.ckpt"}', f'--output={tmp_path / "edsr.ckpt"}'])
+    (tmp_path / 'link.ckpt').symlink_to('edsr.ckpt')
+    with pytest.raises(ValueError, match='is the source itself'):
+        import_weights.main([f'--source={tmp_path / "link.ckpt"}', f'--output={tmp_path / "edsr.ckpt"}'])

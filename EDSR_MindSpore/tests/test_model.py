@@ -15,7 +15,7 @@ from common.tiles import self_ensemble
 from import_weights import read_weights
 from src.context import open_device
 from src.metrics import protocols
-from src.model import EDSR, RGB_MEAN, load_weights, size_of, weights_of
+from src.model import EDSR, RGB_MEAN, load_weights, shapes_of, size_of, weights_of
 from upscaler import Upscaler
 
 GOLDEN = Path(__file__).parent / 'golden'
@@ -151,7 +151,9 @@ def test_three_steps_of_adam(golden, convolution):
 def test_full_size_names_and_shapes(scale, size):
     network = EDSR(scale, *size)
     table = TABLES[f'authors_edsr{"_baseline" if size == BASELINE else ""}_x{scale}']
-    assert {name: list(value.shape) for name, value in network.parameters_and_names()} == table['params']
+    shapes = [(name, value.shape) for name, value in network.parameters_and_names()]
+    assert {name: list(shape) for name, shape in shapes} == table['params']
+    assert sorted(shapes_of(scale, *size[:2]).items()) == sorted(shapes)
     assert sum(value.size for value in network.trainable_params()) == TRAINABLE[scale, size]
     assert table['config'] == {'scale': scale, 'n_resblocks': size[0], 'n_feats': size[1], 'res_scale': size[2]}
 

@@ -69,7 +69,12 @@ def test_damaged_mindspore_files(tmp_path):
         tensor.tensor_type = changed.get('kind', tensor.tensor_type)
         tensor.tensor_content = changed.get('content', tensor.tensor_content)
         path.write_bytes(proto.SerializeToString())
-        refusal(path, 'damaged')
+        refusal(path, changed.get('kind', 'damaged'))
+    proto = Checkpoint.FromString(whole[:-17])
+    tensor = proto.value.add(tag='note').tensor
+    tensor.tensor_type, tensor.tensor_content = 'str', b'\xff\xff\xff\x7f'  # no letter has that number
+    path.write_bytes(proto.SerializeToString())
+    refusal(path, 'damaged', "can't decode")
 
 
 def test_mindspore_files_are_read_whole(tmp_path):
