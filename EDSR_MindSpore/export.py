@@ -22,6 +22,7 @@ from src.model import weights_of
 from upscaler import load
 
 TOLERANCE = 0.01  # dB
+SMALLEST = 3  # LR pixels a side: PSNR leaves out one at each border
 PHOTO = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'common', 'sample', 'chelsea.png')
 FORMATS = {'MINDIR': '.mindir', 'ONNX': '.onnx', 'AIR': '.air'}
 AIR_SHAPE = (1, 3, 678, 1020)  # AIR has nothing free; this is what the released port exported
@@ -135,8 +136,14 @@ def compare(exported, upscale, shape, photo):
 
 
 def destination(options):
-    """(format, file to write): the format as given, else by the extension of the file's name, else MINDIR."""
-    stem, extension = os.path.splitext(options.file_name or os.path.splitext(options.ckpt_path)[0])
+    """(format, file to write): the format as given, else by the extension of the file's name, else MINDIR.
+
+    A folder gets a file of the checkpoint's name.
+    """
+    name, of_checkpoint = options.file_name, os.path.splitext(options.ckpt_path)[0]
+    if name.endswith('/') or os.path.isdir(name):
+        name = os.path.join(name, os.path.basename(of_checkpoint))
+    stem, extension = os.path.splitext(name or of_checkpoint)
     if extension.lower() not in FORMATS.values():  # x2.5 has none
         stem, extension = stem + extension, ''
     of_name = {value: key for key, value in FORMATS.items()}.get(extension.lower())
@@ -151,6 +158,9 @@ def prepare(kind, options):
     shape = (options.batch_size, 3, options.height, options.width)
     if min(shape) < 0:
         raise ValueError(f'an input of {show(shape)}: --batch_size, --height and --width are 0 (free) or more')
+    if any(0 < side < SMALLEST for side in shape[2:]):
+        raise ValueError(f'--height={options.height} --width={options.width}: expected 0 (free) or {SMALLEST} LR pixels '
+                         'or more, so that a picture of that size can be compared')
     if kind == 'ONNX':
         try:
             import onnx  # noqa: F401
@@ -180,7 +190,7 @@ def main(argv=None):
     parser = cli.Parser(description=__doc__)
     add = parser.add_argument
     add('--ckpt_path', required=True, help="checkpoint of train.py or of a MindSpore port, authors' .pt, BasicSR .pth")
-    add('--file_name', default='', help='file to write; empty: beside the checkpoint, with its name')
+    add('--file_name', default='', help="file to write, or folder for one of the checkpoint's name; empty: beside it")
     add('--file_format', default='', choices=('', *FORMATS), help='empty: by the extension of --file_name, else MINDIR')
     for name in ('batch_size', 'height', 'width'):
         add(f'--{name}', type=int, default=0, help='of the input; 0: free (AIR: as the released port had it)')

@@ -129,6 +129,8 @@ def main(argv=None):
     add('--device', default='auto', choices=('auto', *KINDS), help='auto: the best there is')
     add('--device_id', type=int, default=0, help='index of the device')
     options = parser.parse_args(argv)
+    if options.tile < 0:
+        raise ValueError(f'--tile={options.tile}: expected 0 or more LR pixels')
     open_device(options.device, options.device_id)
     pairs = find_benchmark(options.data_path, options.dataset, options.scale)
     upscale = Mindir(options.mindir_path)

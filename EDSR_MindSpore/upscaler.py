@@ -9,7 +9,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from common.tiles import self_ensemble, tiled
-from import_weights import read_weights
+from import_weights import agree, read_weights
 from src.context import KERNELS, KINDS, open_device
 from src.model import EDSR, load_weights
 from src.native import lacked_memory
@@ -63,7 +63,7 @@ def load(checkpoint, *, scale=None, device='cpu', device_id=0, kernels='auto', r
     """
     weights, found, _ = read_weights(checkpoint, res_scale)
     for name, wanted in (('scale', scale), *size):
-        if wanted not in (None, found[name]):
+        if wanted is not None and not agree(wanted, found[name]):
             raise ValueError(f'{checkpoint}: a network of {name} {found[name]}, not {wanted}; leave --{name} out, or '
                              'choose another checkpoint')
     device = open_device(device, device_id)

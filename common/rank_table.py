@@ -32,7 +32,10 @@ def device_ids(path):
     if len(machines) > 1:
         raise ValueError(f'{path}: {len(machines)} machines ({", ".join(sorted(machines))}); a launcher starts the '
                          "ranks of one: use the framework's own launcher on each")
-    return [device for _, _, device in sorted(found)]
+    devices = [device for _, _, device in sorted(found)]
+    if min(devices) < 0 or len(set(devices)) < len(devices):
+        raise ValueError(f'{path}: the device ids are {devices}; expected each of the machine once, from 0')
+    return devices
 
 
 def main(argv=None):

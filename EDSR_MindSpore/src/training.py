@@ -10,7 +10,7 @@ import time
 from mindspore import Tensor
 
 from common import checkpoints
-from import_weights import load_checkpoint, save_checkpoint
+from import_weights import agree, load_checkpoint, save_checkpoint
 from src.model import load_weights, size_of, weights_of
 
 EXPLODED = 100.0  # a loss so many times its running mean is no longer training
@@ -90,7 +90,8 @@ def save_state(path, network, adam, progress, options, keep):
     """Write everything that a resumed run needs; `keep` - 1 earlier versions stay beside it."""
     parameters = [*network.get_parameters(), *adam.moment1, *adam.moment2, *(getattr(adam, n) for n in OPTIMISER)]
     values = [{'name': parameter.name, 'data': parameter} for parameter in parameters]
-    more = {'res_scale': options.res_scale, 'progress': json.dumps(progress), 'options': json.dumps(vars(options))}
+    more = {'res_scale': options.res_scale, 'rgb_range': options.rgb_range, 'progress': json.dumps(progress),
+            'options': json.dumps(vars(options))}
     save_checkpoint(path, values, more, keep)
 
 
@@ -116,7 +117,8 @@ def start_from(network, path, weights, found, dialect):
     Returns what to say about it. Raises ValueError for a body of another size, or another rgb_range.
     """
     size = size_of(weights_of(network))
-    differing = [f'{key} {found[key]} (here {size[key]})' for key in size if key != 'scale' and found[key] != size[key]]
+    differing = [f'{key} {found[key]} (here {size[key]})' for key in size
+                 if key != 'scale' and not agree(found[key], size[key])]
     if differing:
         raise ValueError(f'{path}: cannot start from it, its network has {", ".join(differing)}')
     same_scale = found['scale'] == size['scale']

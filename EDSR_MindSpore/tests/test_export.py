@@ -62,7 +62,7 @@ def test_names_in_a_mindir(checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize('kind', ['MINDIR', 'ONNX'])
-@pytest.mark.parametrize('scale, res_scale, rgb_range', [(3, 0.1, 255.0), (4, 1.0, 1.0)])
+@pytest.mark.parametrize('scale, res_scale, rgb_range', [(3, 0.1, 255.0), (4, 1.0, 1.2345678)])
 def test_other_networks(kind, scale, res_scale, rgb_range, tmp_path, capsys):
     network = tiny(scale, n_resblocks=2, res_scale=res_scale, rgb_range=rgb_range)
     weights = weights_of(network)  # residuals that matter: a wrong res_scale would be seen
@@ -90,6 +90,8 @@ def test_fixed_sizes(checkpoint, tmp_path, capsys):
     assert infer_310.Mindir(tmp_path / 'edsr.mindir').shape == [2, 3, 30, 170]
     export.main([*given[:3], f'--file_name={tmp_path / "edsr.onnx"}'])
     assert session_of(tmp_path / 'edsr.onnx').get_inputs()[0].shape == [2, 3, 30, 'w']
+    export.main([given[0], '--height=3', '--width=3', f'--file_name={tmp_path}', '--file_format=ONNX'])  # into a folder
+    assert session_of(tmp_path / f'{checkpoint.stem}.onnx').get_inputs()[0].shape == ['n', 3, 3, 3]
 
 
 def test_a_photograph_smaller_than_the_size(checkpoint, photo):
@@ -119,6 +121,7 @@ def test_a_wrong_export_is_refused_and_an_earlier_file_stays(kind, writer, check
     (('--n_resblocks=32',), 'n_resblocks 1, not 32'), (('--rgb_range=1',), 'rgb_range 255'),
     (('--res_scale=0.1',), 'res_scale'), (('--scale=2+x',), 'expected a scale such as 2'),
     (('--scale=2+3', '--task_id=2'), 'task_id=2: expected'), (('--height=-1',), r'0 \(free\) or more'),
+    (('--width=2',), 'width=2: expected 0 .free. or 3 LR pixels or more'),
     (('--file_name=x.onnx', '--file_format=MINDIR'), 'expected a name in .mindir'),
     (('--file_format=AIR',), 'on an Ascend NPU only.*MINDIR and ONNX can be written anywhere'),
     (('--file_name=edsr.air',), 'on an Ascend NPU only'), (('--photo=nowhere.png',), 'nowhere.png')])
@@ -131,7 +134,9 @@ def test_what_does_not_agree_is_refused(flags, message, checkpoint, tmp_path, mo
 
 @pytest.mark.parametrize('name, kind, expected', [
     ('', '', ('MINDIR', 'a/edsr_x2.5.mindir')), ('', 'ONNX', ('ONNX', 'a/edsr_x2.5.onnx')),
-    ('b', 'AIR', ('AIR', 'b.air')), ('b.onnx', '', ('ONNX', 'b.onnx')), ('x2.5', '', ('MINDIR', 'x2.5.mindir')),
+    ('b', 'AIR', ('AIR', 'b.air')), ('b.onnx', '', ('ONNX', 'b.onnx')),
+    ('b/', '', ('MINDIR', 'b/edsr_x2.5.mindir')), ('b/', 'ONNX', ('ONNX', 'b/edsr_x2.5.onnx')),
+    ('x2.5', '', ('MINDIR', 'x2.5.mindir')),
     ('B.MINDIR', '', ('MINDIR', 'B.mindir'))])
 def test_names_and_formats(name, kind, expected):
     class Options:

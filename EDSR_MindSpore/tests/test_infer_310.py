@@ -125,7 +125,8 @@ def test_run_infer_310(data, checkpoint, tmp_path):
 @pytest.mark.parametrize('words, message', [
     ((), 'mindir_path is missing'), (('a.mindir', 'b', 'Set5'), 'scale is missing'),
     (('a.mindir', '/', 'Set5', '5'), 'invalid choice: 5'), (('a.mindir', '/', 'Set5', '2', '--devise=cpu'), '--device'),
-    (('a.mindir', '/nowhere', 'Set5', '2'), '/nowhere: no such folder')])
+    (('a.mindir', '/nowhere', 'Set5', '2'), '/nowhere: no such folder'),
+    (('a.mindir', '/', 'Set5', '2', '--', '--tile=-1'), 'error: --tile=-1: expected 0 or more')])
 def test_arguments_of_run_infer_310(words, message, tmp_path):
     done = call('bash', ROOT / 'script' / 'run_infer_310.sh', *words, *(
         [f'--output_path={tmp_path}'] if len(words) > 3 else []))

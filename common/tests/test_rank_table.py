@@ -38,6 +38,8 @@ def test_device_ids_in_the_order_of_ranks(form, devices, tmp_path):
 @pytest.mark.parametrize('content, said', [
     ('{"version": ', 'not a rank table'), ('[]', 'expected server_list'), ('{"server_list": [{}]}', "'device'"),
     (json.dumps(table()), 'the ranks are []'), (json.dumps(table(0, 1, machines='ab')), '2 machines (a, b)'),
+    (json.dumps(table(1, 2, 1)), 'the device ids are [1, 2, 1]'),
+    (json.dumps(table(0, -1)), 'the device ids are [0, -1]'),
     (json.dumps(table(3, 4)).replace('"rank_id": "1"', '"rank_id": "2"'), r'the ranks are [0, 2]')])
 def test_what_is_no_rank_table(content, said, tmp_path):
     (tmp_path / 'table.json').write_text(content)
