@@ -171,6 +171,7 @@ def open_log(options, run, device):
 def resume(options, run, device):
     """The state of the newest valid checkpoint. Raises ValueError where the options ask for another network."""
     path, state = run.resume()
+    device.agree(state['progress']['step'], 'a checkpoint of step')  # a disk may have failed one rank
     saved = state['options']
     if options.res_scale is None:
         options.res_scale = saved['res_scale']
