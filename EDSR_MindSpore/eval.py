@@ -8,8 +8,10 @@ import os
 from common import cli
 from common.datasets import find_benchmark
 from common.evaluation import evaluate
+from src.args import ranges
+from src.data.srdata import div2k_pairs
 from src.metrics import protocols
-from upscaler import add_options, load_with
+from upscaler import add_options, load_with, wanted_scale
 
 
 def main(argv=None):
@@ -21,15 +23,23 @@ def main(argv=None):
     add('--output_path', default='output/eval', help='pictures and metrics.json go to OUTPUT_PATH/X{scale}/{set}')
     add('--tile', type=int, default=192, help='side of the tiles, LR pixels: the same result as of whole pictures, in '
         'bounded memory; 0: whole pictures')
-    for name in ('n_resblocks', 'n_feats'):
-        add(f'--{name}', type=int, default=None, help="must be the checkpoint's when given")
-    add('--task_id', type=int, default=0, choices=(0,), help='a checkpoint has one scale, the first')
+    add('--data_range', type=ranges, default=None, help='pictures of DIV2K, such as 801-810 or 1-800/801-810, of which '
+        'the last range counts; empty: all of its validation')
+    add('--scale', default=None, help="must be the checkpoint's when given; of several, such as 2+3, one is meant")
+    add('--task_id', type=int, default=0, help='which of several scales, counted from 0')
+    for name, kind in (('n_resblocks', int), ('n_feats', int), ('rgb_range', float)):
+        add(f'--{name}', type=kind, default=None, help="must be the checkpoint's when given")
+    add('--n_colors', type=int, default=3, choices=(3,), help='RGB')
+    add('--model', default='EDSR', choices=('EDSR',), help='the network')
     add('--test_only', action='store_true', help='not needed: nothing is trained here')
     add('--ext', default='img', help='not needed: pictures are decoded as they come; nothing is written beside them')
     add_options(add)
     options = parser.parse_args(argv)
+    options.scale = wanted_scale(options)
     upscale, scale = load_with(options, options.ckpt_path, options.tile)
-    sets = {name: find_benchmark(options.dir_data, name, scale) for name in options.data_test.split('+')}
+    sets = {name: div2k_pairs(options.dir_data, scale, *options.data_range[-1])
+            if options.data_range and name.lower() == 'div2k' else find_benchmark(options.dir_data, name, scale)
+            for name in options.data_test.split('+')}
     for dataset, pairs in sets.items():
         measured = evaluate(upscale, pairs, scale, dataset=dataset, protocols=protocols(dataset, scale),
                             output_dir=os.path.join(options.output_path, f'X{scale}', dataset),

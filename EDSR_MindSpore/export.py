@@ -19,7 +19,7 @@ from common.resize import imresize
 from infer_310 import Mindir, show
 from src.context import available
 from src.model import weights_of
-from upscaler import load
+from upscaler import load, wanted_scale
 
 TOLERANCE = 0.01  # dB
 SMALLEST = 3  # LR pixels a side: PSNR leaves out one at each border
@@ -159,8 +159,8 @@ def prepare(kind, options):
     if min(shape) < 0:
         raise ValueError(f'an input of {show(shape)}: --batch_size, --height and --width are 0 (free) or more')
     if any(0 < side < SMALLEST for side in shape[2:]):
-        raise ValueError(f'--height={options.height} --width={options.width}: expected 0 (free) or {SMALLEST} LR pixels '
-                         'or more, so that a picture of that size can be compared')
+        raise ValueError(f'--height={options.height} --width={options.width}: expected 0 (free) or {SMALLEST} LR '
+                         'pixels or more, so that a picture of that size can be compared')
     if kind == 'ONNX':
         try:
             import onnx  # noqa: F401
@@ -173,17 +173,6 @@ def prepare(kind, options):
         raise ValueError('AIR can be written on an Ascend NPU only, and MindSpore finds none here; MINDIR and ONNX can '
                          'be written anywhere, and Ascend runs a MINDIR, too')
     return tuple(side or fixed for side, fixed in zip(shape, AIR_SHAPE))
-
-
-def wanted_scale(options):
-    """The scale that the options ask for, or None. Raises ValueError where they name none."""
-    if options.scale is None:
-        return None
-    scales = options.scale.split('+')
-    if not all(map(str.isdecimal, scales)) or not 0 <= options.task_id < len(scales):
-        raise ValueError(f'--scale={options.scale} --task_id={options.task_id}: expected a scale such as 2, or several '
-                         'such as 2+3+4 and the place of one, counted from 0')
-    return int(scales[options.task_id])
 
 
 def main(argv=None):

@@ -16,6 +16,7 @@ def main(argv=None):
     add('--output', required=True, help='file or folder to write; pictures are named {stem}_x{scale}.png')
     add('--checkpoint', required=True, help="checkpoint of train.py or of a MindSpore port, authors' .pt, BasicSR .pth")
     add('--tile', type=int, default=192, help='side of the tiles, LR pixels; 0: whole pictures')
+    add('--scale', type=int, default=None, help="must be the checkpoint's when given")
     add_options(add)
     options = parser.parse_args(argv)
     upscale, scale = load_with(options, options.checkpoint, options.tile)

@@ -72,9 +72,19 @@ def load(checkpoint, *, scale=None, device='cpu', device_id=0, kernels='auto', r
     return Upscaler(network)
 
 
+def wanted_scale(options):
+    """The scale that the options ask for, or None. Raises ValueError where they name none."""
+    if options.scale is None:
+        return None
+    scales = options.scale.split('+')
+    if not all(map(str.isdecimal, scales)) or not 0 <= options.task_id < len(scales):
+        raise ValueError(f'--scale={options.scale} --task_id={options.task_id}: expected a scale such as 2, or several '
+                         'such as 2+3+4 and the place of one, counted from 0')
+    return int(scales[options.task_id])
+
+
 def add_options(add):
     """The options of eval.py and infer.py that say how a checkpoint is run; add: parser.add_argument."""
-    add('--scale', type=int, default=None, help="must be the checkpoint's when given")
     add('--res_scale', type=float, default=None,
         help='where the checkpoint does not say it; else 0.1 for 256 features, 1 for fewer')
     add('--device', default='auto', choices=('auto', *KINDS), help='auto: the best there is')
@@ -90,7 +100,7 @@ def load_with(options, checkpoint, tile):
     for name, value in (('tile', tile), ('halo', options.halo)):
         if value is not None and value < 0:
             raise ValueError(f'--{name} {value}: expected 0 or more LR pixels')
-    size = [(name, getattr(options, name, None)) for name in ('n_resblocks', 'n_feats')]
+    size = [(name, getattr(options, name, None)) for name in ('n_resblocks', 'n_feats', 'rgb_range')]
     whole = load(checkpoint, scale=options.scale, device=options.device, device_id=options.device_id,
                  kernels=options.kernels, res_scale=options.res_scale, size=size)
     upscale = tiled(whole, whole.scale, tile, whole.halo if options.halo is None else options.halo)

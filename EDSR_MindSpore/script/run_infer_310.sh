@@ -10,6 +10,7 @@ option device auto 'npu, gpu, cpu or auto (the best there is)'
 option output_path output/infer_310 'run_infer.log; pictures and metrics.json in X{scale}/{dataset}' path
 parse_options "$@"
 npu_environment
+[[ $output_path == /* ]] || output_path=$PWD/$output_path
 log=$output_path/run_infer.log
 echo "log: $log"
 run "$python" infer_310.py --mindir_path="$mindir_path" --data_path="$data_path" --dataset="$dataset" \

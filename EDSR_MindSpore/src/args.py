@@ -54,7 +54,7 @@ def _add_data(add):
     add('--data_train', type=_names, default='DIV2K', help="sets to train on, joined by '+': DIV2K, or folders there")
     add('--data_test', type=_names, default='DIV2K', help="sets to validate on, likewise; empty: none. The first one's "
         'PSNR says which checkpoint is best')
-    add('--data_range', type=_ranges, default='1-800/801-900', help='pictures of DIV2K, from 1: to train on / to '
+    add('--data_range', type=ranges, default='1-800/801-900', help='pictures of DIV2K, from 1: to train on / to '
         'validate on; a single range: to train on, or with --test_only to test on')
     add('--test_pictures', type=int, default=10, help='validate on the first so many pictures of a set; 0: on all')
     add('--tile', type=int, default=192, help='side of the tiles that validation upscales by, LR pixels: the same '
@@ -121,14 +121,14 @@ def _names(text):
     return names
 
 
-def _ranges(text):
+def ranges(text):
     """'1-800/801-900' as [[1, 800], [801, 900]]; '1-800' as [[1, 800]]."""
     if not re.fullmatch(r'\d+-\d+(/\d+-\d+)?', text):
         raise argparse.ArgumentTypeError(f'{text!r}: expected a form such as 1-800/801-900')
-    ranges = [[int(end) for end in part.split('-')] for part in text.split('/')]
-    if not all(1 <= first <= last <= 900 for first, last in ranges):
+    found = [[int(end) for end in part.split('-')] for part in text.split('/')]
+    if not all(1 <= first <= last <= 900 for first, last in found):
         raise argparse.ArgumentTypeError(f'{text!r}: expected numbers from 1 to 900, the smaller one first')
-    return ranges
+    return found
 
 
 def _check(options):

@@ -1,6 +1,7 @@
 """eval.py, infer.py and their launchers as a user starts them: help, typos, exit status, what they print and write."""
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -76,12 +77,13 @@ def test_the_ports_launcher_and_its_log(data, checkpoint, tmp_path):
     (tmp_path / 'eval' / 'X2').mkdir()
     (tmp_path / 'eval' / 'X2' / 'notes.txt').write_text('and this')
     done = launch(ROOT / 'script/run_eval.sh', data, checkpoint, 'DIV2K', '--output_path=eval', '--device=cpu',
-                  folder=tmp_path)
+                  '--self_ensemble', folder=tmp_path)
     assert done.returncode == 0, said(done)
     scores = LINE.findall(said(done))
     assert [(name, protocol) for name, _, protocol in scores] == [('DIV2K', 'rgb/crop8'), ('DIV2K', 'y/crop2')]
     assert re.search(r'^Mean psnr of DIV2K x2 is [\d.]+ \(y/crop2\)$', done.stdout, re.MULTILINE)
     assert done.stdout.endswith(f'log: {log}\n')
+    assert json.loads((log.parent / 'X2' / 'DIV2K' / 'metrics.json').read_text())['model'] == 'EDSR+'
     assert log.read_text().startswith('the user wrote this\n') and LINE.findall(log.read_text()) == scores
     assert (log.parent / 'X2' / 'notes.txt').read_text() == 'and this'
     assert (log.parent / 'X2' / 'DIV2K' / '0801_x2.png').exists()
@@ -91,9 +93,10 @@ def test_the_ports_launcher_and_its_log(data, checkpoint, tmp_path):
 
 def test_the_command_of_the_ports_launcher(data, checkpoint, tmp_path, capsys):
     """Every flag that the port's run_eval.sh gives to eval.py; several sets; self-ensemble by tiles."""
-    program.main([f'--dir_data={data}', '--test_only', '--ext', 'img', f'--ckpt_path={checkpoint}', '--task_id', '0',
-                  '--scale', '2', '--data_test=Tiny+DIV2K', '--device_id', '0', '--n_resblocks', '1', '--n_feats', '8',
-                  '--res_scale', '1', f'--output_path={tmp_path}', '--self_ensemble', '--tile=20', '--device=cpu'])
+    program.main([f'--dir_data={data}', '--test_only', '--ext', 'img', f'--ckpt_path={checkpoint}', '--task_id', '1',
+                  '--scale=3+2', '--data_test=Tiny+DIV2K', '--device_id', '0', '--n_resblocks', '1', '--n_feats', '8',
+                  '--res_scale', '1', f'--output_path={tmp_path}', '--self_ensemble', '--tile=20', '--device=cpu',
+                  '--rgb_range=255', '--n_colors=3', '--model=EDSR', '--data_range=1-800/801-801'])
     said = capsys.readouterr().out
     assert [name for name, _, _ in LINE.findall(said)] == ['Tiny', 'DIV2K', 'DIV2K']
     assert json.loads((tmp_path / 'X2' / 'Tiny' / 'metrics.json').read_text())['model'] == 'EDSR+'
@@ -102,12 +105,15 @@ def test_the_command_of_the_ports_launcher(data, checkpoint, tmp_path, capsys):
 
 @pytest.mark.parametrize('flag, words', [
     ('--scale=4', 'scale 2, not 4; leave --scale out'), ('--n_feats=64', 'n_feats 8, not 64'),
+    ('--scale=2+4 --task_id=1', 'scale 2, not 4'), ('--scale=2+x', 'expected a scale such as 2'),
+    ('--task_id=1 --scale=2', 'task_id=1: expected'), ('--rgb_range=1', 'rgb_range 255.0, not 1'),
+    ('--data_test=DIV2K --data_range=802-803', 'pictures 802-803 of DIV2K'),
     ('--n_resblocks=32', 'n_resblocks 1, not 32'), ('--res_scale=0.1', 'res_scale 1, not 0.1'),
     ('--data_test=Tiny+Set55', "no benchmark set 'Set55'"), ('--device=npu', '--device=npu: MindSpore')])
 def test_what_does_not_fit_is_refused_before_anything_is_measured(flag, words, data, checkpoint, tmp_path, capsys):
     with pytest.raises(ValueError, match=re.escape(words)):
         program.main([f'--dir_data={data}', '--data_test=Tiny', f'--ckpt_path={checkpoint}', '--device=cpu',
-                      f'--output_path={tmp_path}', flag])
+                      f'--output_path={tmp_path}', *flag.split()])
     assert 'psnr=' not in capsys.readouterr().out
 
 
@@ -164,3 +170,19 @@ def test_released_weights_are_measured_as_they_are(data, checkpoint, tmp_path, c
     said = capsys.readouterr().out
     assert len(LINE.findall(said)) == 2 and len(set(LINE.findall(said))) == 1
     assert said.count('note: ') == 1 and 'edsr.pt does not say its res_scale; 1 is taken' in said
+
+
+@pytest.mark.parametrize('script, words, log', [
+    ('script/run_eval.sh', ('data', 'edsr.ckpt', 'Set5'), 'output/eval/log.txt'),
+    ('script/run_infer_310.sh', ('edsr.mindir', 'data', 'Set5', '2'), 'output/infer_310/run_infer.log')])
+def test_where_the_log_is_by_default(script, words, log, tmp_path):
+    """Below the model's folder, wherever the user is, so it is said in full."""
+    root = tmp_path / 'model'  # a copy, so that no log of the user's is added to
+    shutil.copytree(ROOT / 'script', root / 'script')
+    shutil.copytree(ROOT.parent / 'common', tmp_path / 'common')
+    printing = tmp_path / 'python'
+    printing.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    printing.chmod(0o755)
+    done = launch(root / script, *words, folder=tmp_path, PYTHON=printing)
+    assert done.returncode == 0 and f'log: {root / log}\n' in done.stdout
+    assert f'--output_path={(root / log).parent}\n' in done.stdout

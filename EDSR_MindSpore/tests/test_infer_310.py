@@ -128,8 +128,7 @@ def test_run_infer_310(data, checkpoint, tmp_path):
     (('a.mindir', '/nowhere', 'Set5', '2'), '/nowhere: no such folder'),
     (('a.mindir', '/', 'Set5', '2', '--', '--tile=-1'), 'error: --tile=-1: expected 0 or more')])
 def test_arguments_of_run_infer_310(words, message, tmp_path):
-    done = call('bash', ROOT / 'script' / 'run_infer_310.sh', *words, *(
-        [f'--output_path={tmp_path}'] if len(words) > 3 else []))
+    done = call('bash', ROOT / 'script' / 'run_infer_310.sh', f'--output_path={tmp_path}', *words)
     assert done.returncode == 2 and message in done.stdout + done.stderr and 'Traceback' not in done.stdout
 
 
