@@ -21,8 +21,8 @@ def main(argv=None):
     add('--data_test', default='DIV2K', help="Set5, B100, DIV2K ... below that folder; several joined by '+'")
     add('--ckpt_path', required=True, help="checkpoint of train.py or of a MindSpore port, authors' .pt, BasicSR .pth")
     add('--output_path', default='output/eval', help='pictures and metrics.json go to OUTPUT_PATH/X{scale}/{set}')
-    add('--tile', type=int, default=192, help='side of the tiles, LR pixels: the same result as of whole pictures, in '
-        'bounded memory; 0: whole pictures')
+    add('--tile', type=int, default=None, help='side of the tiles, LR pixels: the same result as of whole pictures, in '
+        'bounded memory; 0: whole pictures; by default as large as about 8 GB allow')
     add('--data_range', type=ranges, default=None, help='pictures of DIV2K, such as 801-810 or 1-800/801-810, of which '
         'the last range counts; empty: all of its validation')
     add('--scale', default=None, help="must be the checkpoint's when given; of several, such as 2+3, one is meant")

@@ -15,7 +15,8 @@ def main(argv=None):
     add('--input', required=True, help='picture, folder of pictures, or video')
     add('--output', required=True, help='file or folder to write; pictures are named {stem}_x{scale}.png')
     add('--checkpoint', required=True, help="checkpoint of train.py or of a MindSpore port, authors' .pt, BasicSR .pth")
-    add('--tile', type=int, default=192, help='side of the tiles, LR pixels; 0: whole pictures')
+    add('--tile', type=int, default=None, help='side of the tiles, LR pixels; 0: whole pictures; by default as '
+        'large as about 8 GB allow')
     add('--scale', type=int, default=None, help="must be the checkpoint's when given")
     add_options(add)
     options = parser.parse_args(argv)

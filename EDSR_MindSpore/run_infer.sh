@@ -6,9 +6,9 @@ positional output 'file or folder to write; pictures are named {stem}_x{scale}.p
 option checkpoint '' 'checkpoint of train.py or of a MindSpore port, .pt of the authors, .pth of BasicSR' path required
 option device auto 'npu, gpu, cpu or auto (the best there is)'
 option device_id 0 'index of the device'
-option tile 192 'side of the tiles that bound the memory, LR pixels; 0: whole pictures'
+option tile '' 'side of the tiles that bound the memory, LR pixels; 0: whole pictures; else as about 8 GB allow'
 switch self_ensemble 'mean over 8 flips and turns: 8 times the time'
 parse_options "$@"
 npu_environment
 run "$python" infer.py --input="$input" --output="$output" --checkpoint="$checkpoint" --device="$device" \
-  --device_id="$device_id" --tile="$tile" ${self_ensemble:+--self_ensemble} "${forwarded[@]}"
+  --device_id="$device_id" ${tile:+--tile="$tile"} ${self_ensemble:+--self_ensemble} "${forwarded[@]}"

@@ -20,7 +20,6 @@ import upscaler
 from common import cli, logs
 from common.datasets import load_pair
 from common.evaluation import evaluate
-from common.tiles import tiled
 from import_weights import read_weights
 from src import precision
 from src.args import parse
@@ -110,7 +109,7 @@ def build(options, device, resumed=None):
     precision.lower(network, options.amp_level)
     loss = Loss(network)
     return Model(device, network, loss, adam, TrainStep(loss, adam, device.average(), loss_scale),
-                 tiled(upscaler.Upscaler(network), network.scale, options.tile, network.halo))
+                 upscaler.Upscaler(network).by_tiles(options.tile))
 
 
 def train(options, device, run):
@@ -273,7 +272,7 @@ def test(options):
     """--test_only: measure --ckpt_path, whose size and scale are read from it, on all pictures of --data_test."""
     whole = upscaler.load(options.ckpt_path, scale=options.scale, device=options.device, device_id=options.device_id,
                           kernels=options.kernels, res_scale=options.res_scale)
-    upscale, options.scale = tiled(whole, whole.scale, options.tile, whole.halo), whole.scale
+    upscale, options.scale = whole.by_tiles(options.tile), whole.scale
     sets = test_sets(options)
     if not sets:
         raise ValueError('--test_only: --data_test names no pictures; expected DIV2K, Set5 or other sets')

@@ -14,6 +14,8 @@ from src.context import KERNELS, KINDS, open_device
 from src.model import EDSR, load_weights
 from src.native import lacked_memory
 
+MEMORY = 8e9  # bytes that upscaling by tiles may take, about
+
 
 class Upscaler:
     """A function lr -> sr over a network: float32 RGB [H,W,3] in 0..255 to float32 RGB [sH,sW,3] in 0..255.
@@ -24,6 +26,19 @@ class Upscaler:
 
     def __init__(self, network):
         self.network, self.scale, self.halo, self._graph = network, network.scale, network.halo, None
+
+    @property
+    def tile(self):
+        """Side of the tiles, LR pixels, that take MEMORY bytes: 21 were measured for a feature and pixel of SR."""
+        window = int((MEMORY / (21 * self.network.n_feats)) ** 0.5) // self.scale
+        return max(window - 2 * self.halo, 64)
+
+    def by_tiles(self, tile=None, halo=None):
+        """A function lr -> sr that works by tiles of that side, LR pixels; 0: whole pictures; None: `tile`.
+
+        halo: LR pixels of picture around a tile; None: so many that the result is that of the whole picture.
+        """
+        return tiled(self, self.scale, self.tile if tile is None else tile, self.halo if halo is None else halo)
 
     def __call__(self, lr):
         lr = np.asarray(lr)
@@ -96,12 +111,12 @@ def add_options(add):
 
 
 def load_with(options, checkpoint, tile):
-    """(upscale, scale) as those options ask for it; tile: side in LR pixels, 0: whole pictures."""
+    """(upscale, scale) as those options ask for it; tile: as by_tiles has it."""
     for name, value in (('tile', tile), ('halo', options.halo)):
         if value is not None and value < 0:
             raise ValueError(f'--{name} {value}: expected 0 or more LR pixels')
     size = [(name, getattr(options, name, None)) for name in ('n_resblocks', 'n_feats', 'rgb_range')]
     whole = load(checkpoint, scale=options.scale, device=options.device, device_id=options.device_id,
                  kernels=options.kernels, res_scale=options.res_scale, size=size)
-    upscale = tiled(whole, whole.scale, tile, whole.halo if options.halo is None else options.halo)
+    upscale = whole.by_tiles(tile, options.halo)
     return (lambda lr: self_ensemble(upscale, lr)) if options.self_ensemble else upscale, whole.scale

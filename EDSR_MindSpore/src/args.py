@@ -57,8 +57,8 @@ def _add_data(add):
     add('--data_range', type=ranges, default='1-800/801-900', help='pictures of DIV2K, from 1: to train on / to '
         'validate on; a single range: to train on, or with --test_only to test on')
     add('--test_pictures', type=int, default=10, help='validate on the first so many pictures of a set; 0: on all')
-    add('--tile', type=int, default=192, help='side of the tiles that validation upscales by, LR pixels: the same '
-        'result in bounded memory; 0: whole pictures')
+    add('--tile', type=int, default=None, help='side of the tiles that validation upscales by, LR pixels: the same '
+        'result in bounded memory; 0: whole pictures; by default as large as about 8 GB allow')
     add('--ext', default='sep', choices=('sep', 'sep_reset', 'img'), help='sep: decode the pictures once, into '
         '--cache_dir; sep_reset: decode them anew; img: decode one for every patch')
     add('--patch_size', type=int, default=0, help='HR patch side, pixels, a multiple of the scale; 0: 48 times the '
@@ -134,7 +134,7 @@ def ranges(text):
 def _check(options):
     """ValueError for values that exclude each other or are out of range."""
     for name in ('patch_size', 'task_id', 'train_steps', 'test_pictures', 'tile', 'lr_halve_epochs'):
-        if getattr(options, name) < 0:
+        if (getattr(options, name) or 0) < 0:
             raise ValueError(f'--{name} {getattr(options, name)}: expected 0 or more')
     for name in ('n_resblocks', 'n_feats', 'batch_size', 'epochs', 'test_every', 'workers', 'log_every', 'save_every',
                  'ckpt_save_interval', 'ckpt_save_max'):

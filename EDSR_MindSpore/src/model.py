@@ -56,7 +56,7 @@ class EDSR(nn.Cell):
         super().__init__()
         if scale not in SCALES:
             raise ValueError(f'scale {scale}: EDSR has {", ".join(map(str, SCALES))}')
-        self.scale, self.n_resblocks, self.rgb_range = scale, n_resblocks, rgb_range
+        self.scale, self.n_resblocks, self.n_feats, self.rgb_range = scale, n_resblocks, n_feats, rgb_range
         self.sub_mean, self.add_mean = MeanShift(rgb_range, -1), MeanShift(rgb_range, 1)
         self.head = nn.SequentialCell(conv(3, n_feats))
         blocks = [ResBlock(n_feats, res_scale, conv) for _ in range(n_resblocks)]

@@ -143,7 +143,7 @@ def main(argv=None):
     size = [f'--n_resblocks={asked.n_resblocks}', f'--n_feats={asked.n_feats}', '--res_scale=1']
     device = open_device('cpu')
     torch.set_num_threads(len(os.sched_getaffinity(0)))  # MindSpore has told OpenMP to use one
-    models = {name: build(parse(['--dir_data=.', *size, f'--kernels={kernels}'], ''), device)
+    models = {name: build(parse(['--dir_data=.', *size, f'--kernels={kernels}', '--tile=0'], ''), device)
               for name, kernels in (('MindSpore', 'builtin'), ('ours', 'native'))}
     network = Plain(asked.n_resblocks, asked.n_feats)
 

@@ -13,7 +13,7 @@ from common.metrics import psnr
 from common.resize import imresize
 from common.tiles import self_ensemble
 from src.context import open_device
-from src.model import load_weights, weights_of
+from src.model import EDSR, load_weights, weights_of
 
 KERNELS = ('builtin', 'native')
 LIMITED = '''
@@ -174,3 +174,10 @@ def test_tiles_shrink_when_memory_runs_out(checkpoint, kernels):
     assert done.returncode == 0, done.stderr
     assert 'warning: out of memory; going on with tiles of 500 pixels' in done.stderr
     assert float(done.stdout.split()[-1]) < 1e-3
+
+
+@pytest.mark.parametrize('scale, n_resblocks, n_feats', [(2, 32, 256), (4, 32, 256), (3, 16, 64), (2, 1, 8)])
+def test_tiles_are_as_large_as_memory_allows(scale, n_resblocks, n_feats):
+    upscale = upscaler.Upscaler(EDSR(scale, n_resblocks, n_feats))
+    window = upscale.tile + 2 * upscale.halo
+    assert 0.97 * upscaler.MEMORY < 21 * n_feats * (scale * window) ** 2 <= upscaler.MEMORY
