@@ -179,7 +179,8 @@ run_ranks() {  # N COMMAND...
     else _heading "$@" >>"$file"; _start env -u PROGRESS_TTY "${variables[@]}" "$@" >>"$file" 2>&1; fi
   done
   until (( ${#_pids[@]} == 0 || status )); do sleep 0.2; _poll_ranks; done 2>/dev/null  # bash's own job messages
-  (( status == 0 )) || STOP_GRACE=10 _end TERM "${_pids[@]/#/-}"  # without their peer they have nothing to finish
+  # Ranks without their peer have nothing to finish: ten seconds at most, however long a step may take.
+  (( status == 0 )) || STOP_GRACE=$(( ${STOP_GRACE:-30} < 10 ? ${STOP_GRACE:-30} : 10 )) _end TERM "${_pids[@]/#/-}"
   for rank in "${failed[@]}"; do (( rank == 0 )) || tail -v -n 20 "${log%/*}/train_$rank.log" >&4; done
   _close
   return "$status"
