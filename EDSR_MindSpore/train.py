@@ -27,7 +27,7 @@ from src.context import Device, open_device
 from src.data.srdata import open_batches, open_sampler, test_sets, training_pairs
 from src.metrics import protocols
 from src.model import EDSR
-from src.training import Meter, Run, StopRequest, restore, save_state, saving, start_from
+from src.training import Meter, Run, StopRequest, restore, save_state, start_from
 
 # progress of a run, in its checkpoints; validated: the step of the last validation; scores: [[PSNR, SSIM], ...] of the
 # first test set; kept: names of the checkpoints that --ckpt_save_interval made
@@ -127,11 +127,7 @@ def train(options, device, run):
         validate(model, options, sets, run, log, state)
     with open_batches(sampler, range(state['step'], total), workers, device) as batches, StopRequest(device) as stop:
         meter = Meter(device, options.batch_size * device.world_size, batches)
-
-        def save_sound():
-            meter.check(state['step'], model.loss(lr, hr))  # weights that a step ruined are not saved
-            checkpoint(model, state, options, run, epoch_steps)
-        for step, (lr, hr) in enumerate(saving(batches, save_sound), state['step'] + 1):
+        for step, (lr, hr) in enumerate(batches, state['step'] + 1):
             epoch, at_epoch, at_end = (step - 1) // epoch_steps + 1, step % epoch_steps == 0, step == total
             learning_rate = set_learning_rate(model, options, epoch)
             loss, asked = model.step(lr, hr, Tensor(stop.asked, ms.float32))
@@ -143,7 +139,8 @@ def train(options, device, run):
                           'eta': (total - step) * meter.batch_size / fields['images/sec']})
             if step % options.save_every == 0 or at_epoch or at_end or asked:
                 with meter.pause():
-                    save_sound()
+                    meter.check(step, model.loss(lr, hr))  # weights that a step ruined are not saved
+                    checkpoint(model, state, options, run, epoch_steps)
             if asked:
                 log.line(f'stopped after step {step}; --resume goes on from there')
                 return 128 + asked, None
@@ -250,13 +247,8 @@ def validate(model, options, sets, run, log, state):
     scores = []
     for name, pairs in sets:
         measures, folder = protocols(name, options.scale), os.path.join(run.folder, 'validation', name)
-        given = {'dataset': name, 'protocols': measures, 'model': options.model}
-        try:
-            result = evaluate(model.upscale, pairs, options.scale, **given,
-                              output_dir=None if model.device.rank else folder)
-        except (ValueError, OSError) as error:  # the disk may be full, which says nothing about the network
-            print(f'warning: {cli.describe(error)}; {name} is measured once more, nothing of it is written', flush=True)
-            result = evaluate(model.upscale, pairs, options.scale, **given)
+        result = evaluate(model.upscale, pairs, options.scale, dataset=name, protocols=measures, model=options.model,
+                          output_dir=None if model.device.rank else folder)
         scores.append(result['mean'][measures[0].name])
         log.event('validation', step=state['step'], dataset=name, protocol=measures[0].name, bicubic=result['bicubic'],
                   **scores[-1])

@@ -74,11 +74,11 @@ class Device:
             parameter.set_data(Tensor(values.reshape(parameter.shape)))
 
     def agree(self, number, what):
-        """ValueError unless all ranks come here with the same number; what: its name in the message."""
+        """ValueError on a rank that comes here with another number than rank 0; what: its name in the message."""
         if self.world_size > 1:
-            mean = float(Average(self.world_size)((Tensor(np.float32([number])),))[0].asnumpy()[0])
-            if mean != number:
-                raise ValueError(f'rank {self.rank} has {what} {number}, all together {mean:g}: they must be equal')
+            first = int(Broadcast()(Tensor(np.float32([number]))).asnumpy()[0])
+            if first != number:
+                raise ValueError(f'rank {self.rank} has {what} {number}, rank 0 {first}: they must be equal')
 
     def close(self):
         """Leave when all ranks have come here: one that ends early takes its connections with it."""

@@ -128,19 +128,6 @@ def start_from(network, path, weights, found, dialect):
             + ('all layers kept' if same_scale else f'all kept but the tail, which is new for x{size["scale"]}'))
 
 
-def saving(batches, save):
-    """The batches; when one after the first cannot be made, save() before its error goes out."""
-    begun = False
-    try:
-        for batch in batches:
-            yield batch
-            begun = True
-    except Exception:  # of making a batch: what the caller raises does not come here
-        if begun:
-            save()
-        raise
-
-
 class Meter:
     """Losses, speed and waiting between two readings; the clock of pause() does not count.
 

@@ -133,10 +133,10 @@ def test_half_an_environment_is_refused(given, missing, calls, environment):
 
 
 def test_ranks_must_agree(monkeypatch):
-    monkeypatch.setattr(context, 'Average', lambda _: lambda tensors: [tensors[0] / 2 + 2])  # the other rank has 4
-    context.Device('cpu', 0, 2).agree(4, 'step')
-    with pytest.raises(ValueError, match='rank 0 has step 3, all together 3.5'):
-        context.Device('cpu', 0, 2).agree(3, 'step')
+    monkeypatch.setattr(context, 'Broadcast', lambda: lambda _: Tensor([4.0]))  # rank 0 has 4
+    context.Device('cpu', 1, 3).agree(4, 'step')
+    with pytest.raises(ValueError, match='rank 1 has step 3, rank 0 4'):
+        context.Device('cpu', 1, 3).agree(3, 'step')
 
 
 def test_no_scheduler(monkeypatch):

@@ -8,7 +8,7 @@ import numpy as np
 from mindspore import Tensor
 from mindspore.dataset import GeneratorDataset
 
-from common import datasets, images, patches
+from common import datasets, patches
 
 DIV2K_TRAIN = 800  # DIV2K's pictures 1..800 are for training, 801..900 for validation
 
@@ -59,12 +59,13 @@ class PictureFiles:
 
 
 def open_files(pairs, scale, kept):
-    """(lr, hr) PictureFiles; `kept` pairs stay decoded, since the HR of a pair is asked for right after its LR."""
-    hr_shapes = [images.size(pair.hr) for pair in pairs]
-    lr_shapes = [images.size(pair.lr) if pair.lr else (height // scale, width // scale)
-                 for pair, (height, width) in zip(pairs, hr_shapes)]
-    for pair, lr_shape, hr_shape in zip(pairs, lr_shapes, hr_shapes):
-        datasets.check_sizes(pair, lr_shape, hr_shape, scale)
+    """(lr, hr) PictureFiles; `kept` pairs stay decoded, since the HR of a pair is asked for right after its LR.
+
+    Each is decoded once now, so that a broken one is found before the training.
+    """
+    def shapes(pair):
+        return [image.shape[:2] for image in datasets.load_pair(pair, scale)]
+    lr_shapes, hr_shapes = zip(*patches.in_order(shapes, pairs, 'check'))
     load = lru_cache(kept)(lambda i: datasets.load_pair(pairs[i], scale))
     return (PictureFiles([pair.lr or pair.hr for pair in pairs], lr_shapes, lambda i: load(i)[0]),
             PictureFiles([pair.hr for pair in pairs], hr_shapes, lambda i: load(i)[1]))
