@@ -17,9 +17,10 @@ from common import checkpoints, cli, images
 from common.metrics import psnr
 from common.resize import imresize
 from infer_310 import Mindir, show
+from src.args import chosen_scale, scales
 from src.context import available
 from src.model import weights_of
-from upscaler import load, wanted_scale
+from upscaler import load
 
 TOLERANCE = 0.01  # dB
 SMALLEST = 3  # LR pixels a side: PSNR leaves out one at each border
@@ -183,7 +184,7 @@ def main(argv=None):
     add('--file_format', default='', choices=('', *FORMATS), help='empty: by the extension of --file_name, else MINDIR')
     for name in ('batch_size', 'height', 'width'):
         add(f'--{name}', type=int, default=0, help='of the input; 0: free (AIR: as the released port had it)')
-    add('--scale', default=None, help="must be the checkpoint's when given; of several, such as 2+3, one is meant")
+    add('--scale', type=scales, default=None, help="must be the checkpoint's when given; of 2+3, that of --task_id")
     add('--task_id', type=int, default=0, help='which of several scales, counted from 0')
     for name, kind in (('n_resblocks', int), ('n_feats', int), ('rgb_range', float)):
         add(f'--{name}', type=kind, default=None, help="must be the checkpoint's when given")
@@ -193,7 +194,7 @@ def main(argv=None):
     options = parser.parse_args(argv)
     kind, output = destination(options)
     shape = prepare(kind, options)
-    upscale = load(options.ckpt_path, scale=wanted_scale(options), device='npu' if kind == 'AIR' else 'cpu',
+    upscale = load(options.ckpt_path, scale=chosen_scale(options), device='npu' if kind == 'AIR' else 'cpu',
                    kernels='builtin', res_scale=options.res_scale,
                    size=[(name, getattr(options, name)) for name in ('n_resblocks', 'n_feats', 'rgb_range')])
     network, photo = upscale.network, images.read(options.photo, channels=3)

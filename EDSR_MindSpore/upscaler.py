@@ -87,17 +87,6 @@ def load(checkpoint, *, scale=None, device='cpu', device_id=0, kernels='auto', r
     return Upscaler(network)
 
 
-def wanted_scale(options):
-    """The scale that the options ask for, or None. Raises ValueError where they name none."""
-    if options.scale is None:
-        return None
-    scales = options.scale.split('+')
-    if not all(map(str.isdecimal, scales)) or not 0 <= options.task_id < len(scales):
-        raise ValueError(f'--scale={options.scale} --task_id={options.task_id}: expected a scale such as 2, or several '
-                         'such as 2+3+4 and the place of one, counted from 0')
-    return int(scales[options.task_id])
-
-
 def add_options(add):
     """The options of eval.py and infer.py that say how a checkpoint is run; add: parser.add_argument."""
     add('--res_scale', type=float, default=None,

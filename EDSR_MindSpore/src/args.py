@@ -25,10 +25,10 @@ def parse(argv, doc):
     _check(options)
     if not (options.ckpt_path or options.resume or options.res_scale):
         options.res_scale = 0.1
+    options.scale = chosen_scale(options)
     if options.test_only:
-        options.scale = options.scale and options.scale[options.task_id]
         return options
-    options.scale = (options.scale or [2])[options.task_id]
+    options.scale = options.scale or 2
     options.patch_size = options.patch_size or 48 * options.scale
     if options.patch_size % options.scale:
         raise ValueError(f'--patch_size {options.patch_size}: the side of an HR patch, expected a multiple of --scale '
@@ -38,7 +38,7 @@ def parse(argv, doc):
 
 def _add_network(add):
     add('--model', default='EDSR', choices=('EDSR',), help='the network')
-    add('--scale', type=_scales, default=None, help="upscaling factor, or several joined by '+' (see --task_id); by "
+    add('--scale', type=scales, default=None, help="upscaling factor, or several joined by '+' (see --task_id); by "
         "default 2, with --test_only the checkpoint's")
     add('--task_id', type=int, default=0, help='which of several factors to train, counted from 0')
     add('--n_resblocks', type=int, default=32, help='residual blocks; the baseline has 16')
@@ -51,8 +51,8 @@ def _add_network(add):
 
 def _add_data(add):
     add('--dir_data', required=True, help='folder that holds DIV2K/ and other sets')
-    add('--data_train', type=_names, default='DIV2K', help="sets to train on, joined by '+': DIV2K, or folders there")
-    add('--data_test', type=_names, default='DIV2K', help="sets to validate on, likewise; empty: none. The first one's "
+    add('--data_train', type=names, default='DIV2K', help="sets to train on, joined by '+': DIV2K, or folders there")
+    add('--data_test', type=names, default='DIV2K', help="sets to validate on, likewise; empty: none. The first one's "
         'PSNR says which checkpoint is best')
     add('--data_range', type=ranges, default='1-800/801-900', help='pictures of DIV2K, from 1: to train on / to '
         'validate on; a single range: to train on, or with --test_only to test on')
@@ -106,19 +106,27 @@ def _add_run(add):
     add('--summary_dir', default='', help='folder of <CaseName>.log; empty: the run itself')
 
 
-def _scales(text):
+def scales(text):
     """'2+3' as [2, 3]."""
     if not set(text.split('+')) <= set(map(str, SCALES)):
         raise argparse.ArgumentTypeError(f"{text!r}: expected {', '.join(map(str, SCALES))}, or several joined by '+'")
     return [int(part) for part in text.split('+')]
 
 
-def _names(text):
+def chosen_scale(options):
+    """The scale that --scale and --task_id choose; None without --scale. ValueError where they choose none."""
+    given = options.scale or [None]
+    if not 0 <= options.task_id < len(given):
+        raise ValueError(f'--task_id {options.task_id}: --scale names {len(given)}, counted from 0')
+    return given[options.task_id]
+
+
+def names(text):
     """'DIV2K+Set5' as ['DIV2K', 'Set5']; '' as []."""
-    names = [part for part in text.split('+') if part]
-    if len({name.lower() for name in names}) < len(names):
+    found = [part for part in text.split('+') if part]
+    if len({name.lower() for name in found}) < len(found):
         raise argparse.ArgumentTypeError(f'{text!r}: names a set twice')
-    return names
+    return found
 
 
 def ranges(text):
@@ -133,7 +141,7 @@ def ranges(text):
 
 def _check(options):
     """ValueError for values that exclude each other or are out of range."""
-    for name in ('patch_size', 'task_id', 'train_steps', 'test_pictures', 'tile', 'lr_halve_epochs'):
+    for name in ('patch_size', 'train_steps', 'test_pictures', 'tile', 'lr_halve_epochs'):
         if (getattr(options, name) or 0) < 0:
             raise ValueError(f'--{name} {getattr(options, name)}: expected 0 or more')
     for name in ('n_resblocks', 'n_feats', 'batch_size', 'epochs', 'test_every', 'workers', 'log_every', 'save_every',
@@ -151,7 +159,5 @@ def _check(options):
         raise ValueError(f'--kernels=native computes in 32 bit, --amp_level={options.amp_level} in 16: leave one out')
     if options.test_only and not options.ckpt_path:
         raise ValueError('--test_only measures --ckpt_path, which is missing')
-    if options.task_id >= len(options.scale or [2]):
-        raise ValueError(f'--task_id {options.task_id}: --scale names {len(options.scale or [2])}, counted from 0')
     if not options.data_train:
         raise ValueError('--data_train is empty: expected DIV2K, or folders below --dir_data')
