@@ -207,7 +207,7 @@ def join_ranks(kind):
     init()
     rank, count = get_rank(), get_group_size()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 1
-    environment.setdefault('OMP_NUM_THREADS', str(max(cores // count, 1)))  # of src/native.py: they share the cores
+    environment.setdefault('OMP_NUM_THREADS', str(max(cores // count, 1)))  # of common/native.py: they share the cores
     ms.set_auto_parallel_context(parallel_mode=ms.ParallelMode.DATA_PARALLEL, gradients_mean=True, device_num=count,
                                  global_rank=rank)
     return rank, count

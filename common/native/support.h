@@ -89,7 +89,7 @@ class Pool {  // of threads that sleep between operators: starting new ones for 
     }
   }
 
-  std::mutex callers_, state_;  // MindSpore runs several operators at a time; here one has all threads
+  std::mutex callers_, state_;  // frameworks run several operators at a time; here one has all threads
   std::condition_variable wake_, done_;
   const std::function<void()> *work_ = nullptr;
   int64_t threads_ = 0, helpers_ = 0, round_ = 0, running_ = 0;
@@ -107,7 +107,7 @@ void parallel(int64_t tasks, int64_t floats, const std::function<void(int64_t, f
   if (next < tasks) throw std::bad_alloc();
 }
 
-// The status that MindSpore wants of an operator: no exception may reach it.
+// The status of an operator: no exception may leave the library.
 int status_of(const std::function<void()> &work) {
   try {
     work();

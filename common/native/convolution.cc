@@ -1,5 +1,5 @@
-// The 3x3 convolution of EDSR (stride 1, zeros around the picture, NCHW, float32) and its two gradients for CPUs, as
-// MindSpore custom operators: MindSpore's own kernels reach half of what the processor can do.
+// The 3x3 convolution (stride 1, zeros around the picture, NCHW, float32) and its two gradients for CPUs, called through
+// common/native.py and as MindSpore's custom operators: the frameworks' own kernels reach half of what a processor can.
 //
 // Vertically it is Winograd's F(4,3) (Lavin & Gray, Fast Algorithms for Convolutional Neural Networks, 2016, in one
 // dimension): six rows d of the input and three rows g of the kernel give four rows y of the output,

@@ -1,0 +1,150 @@
+"""3x3 convolutions for CPUs (stride 1, zeros around, NCHW, float32) and their gradients, faster than frameworks' own.
+
+    y = native.convolution(x, weight, bias)
+
+They are C++, common/native/convolution.cc, compiled when they are first asked for. All arrays that the functions
+return begin at a multiple of 64 bytes, so that TensorFlow takes them over without a copy. While they compute, other
+Python threads run. They raise MemoryError, and the ValueError of open_library().
+"""
+import ctypes
+import errno
+import functools
+import hashlib
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import tempfile
+
+import numpy as np
+
+from common.patches import default_cache_dir
+
+FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'native')
+SOURCES = [os.path.join(FOLDER, name) for name in ('convolution.cc', 'support.h')]
+
+
+def convolution(x, weight, bias):
+    """y [N,O,H,W] of x [N,C,H,W], weight [O,C,3,3] and bias [O]."""
+    assert weight.shape == (len(bias), x.shape[1], 3, 3), (x.shape, weight.shape, bias.shape)
+    return _call(open_library(), 'Convolution', (x, weight, bias), (len(x), len(bias), *x.shape[2:]))[0]
+
+
+def input_gradient(dy, weight):
+    """dx [N,C,H,W] of dy [N,O,H,W] and weight [O,C,3,3]."""
+    assert weight.shape == (dy.shape[1], weight.shape[1], 3, 3), (dy.shape, weight.shape)
+    return _call(open_library(), 'InputGradient', (dy, weight), (len(dy), weight.shape[1], *dy.shape[2:]))[0]
+
+
+def kernel_gradient(dy, x):
+    """dweight [O,C,3,3] and dbias [O] of dy [N,O,H,W] and x [N,C,H,W]."""
+    assert (len(dy), *dy.shape[2:]) == (len(x), *x.shape[2:]), (dy.shape, x.shape)
+    outputs = dy.shape[1]
+    return _call(open_library(), 'KernelGradient', (dy, x), (outputs, x.shape[1], 3, 3), (outputs,))
+
+
+@functools.lru_cache(maxsize=None)
+def open_library():
+    """The compiled kernels (ctypes.CDLL), a shared library in the cache folder; compiled now unless it is there.
+
+    Any number of processes may ask at once. Its threads are $OMP_NUM_THREADS, else one for each processor that this
+    process may use. Raises ValueError: no compiler ($CXX, else g++, c++ or clang++), it fails, the folder cannot be
+    written, or the kernels' results are not those of numpy.
+    """
+    sources = []
+    for source in SOURCES:
+        with open(source, 'rb') as file:
+            sources.append(file.read())
+    tune = '-mcpu=native' if platform.machine() == 'aarch64' else '-march=native'
+    command = [*_compiler(), '-O3', tune, '-std=c++17', '-shared', '-fPIC', '-pthread', SOURCES[0], '-o']
+    name = hashlib.sha256(repr((sources, command, _processor())).encode()).hexdigest()[:16] + '.so'
+    path = os.path.join(default_cache_dir(), 'native', name)
+    try:
+        if not os.path.exists(path):
+            _compile(command, path)
+        library = ctypes.CDLL(path)
+    except OSError as error:
+        raise ValueError(f'{path}: the compiled convolution cannot be written or loaded ({error})') from error
+    _check(library)
+    asked = os.environ.get('OMP_NUM_THREADS', '')  # the user's; MindSpore sets a 1 of its own that only C sees
+    library.SetThreads(int(asked) if asked.isdecimal() else 0)
+    return library
+
+
+def _compiler():
+    asked = os.environ.get('CXX')
+    if asked:
+        return shlex.split(asked)
+    for name in ('g++', 'c++', 'clang++'):
+        if shutil.which(name):
+            return [name]
+    raise ValueError('no C++ compiler for the fast convolution: found no g++, c++ or clang++; install one or set CXX')
+
+
+def _processor():  # a cache folder may be shared by machines with different instructions
+    try:
+        with open('/proc/cpuinfo') as file:
+            return platform.machine(), re.findall(r'^(?:flags|Features)\s*:.*', file.read(), re.MULTILINE)[:1]
+    except OSError:
+        return platform.machine(), platform.processor()
+
+
+def _compile(command, path):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as folder:
+        output = os.path.join(folder, 'convolution.so')
+        try:
+            done = subprocess.run([*command, output], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        except OSError as error:
+            raise ValueError(f'{command[0]}: the C++ compiler cannot be started ({error}); set CXX to one') from error
+        if done.returncode or not os.path.exists(output):
+            last = (done.stderr.strip() or 'it said nothing').splitlines()[-1]
+            raise ValueError(f'{command[0]}: the C++ compiler failed on {SOURCES[0]} with status {done.returncode} '
+                             f'({last}); set CXX to one that knows C++17')
+        os.replace(output, path)  # at once: others may be doing the same
+
+
+def _call(library, function, inputs, *shapes):
+    """The float32 arrays of those shapes that a function of the library computes from float32 arrays."""
+    outputs = [_empty(shape) for shape in shapes]
+    arrays = [np.ascontiguousarray(array, np.float32) for array in inputs] + outputs
+    sizes = [(ctypes.c_int64 * array.ndim)(*array.shape) for array in arrays]
+    tensors = (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))
+    dimensions = (ctypes.c_void_p * len(arrays))(*(ctypes.addressof(size) for size in sizes))
+    status = library[function](len(arrays), tensors, None, dimensions, None, None, None)
+    if status == errno.ENOMEM:
+        raise MemoryError('no memory for a convolution')
+    assert status == 0, (function, status)
+    return outputs
+
+
+def _empty(shape):
+    size = 4 * int(np.prod(shape))
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start:start + size].view(np.float32).reshape(shape)
+
+
+def _check(library):
+    """ValueError unless a small convolution and its gradients are numpy's."""
+    rng = np.random.default_rng(0)
+    x, dy = rng.standard_normal((1, 3, 5, 50)), rng.standard_normal((1, 9, 5, 50))
+    weight, bias = rng.standard_normal((9, 3, 3, 3)), rng.standard_normal(9)
+    ours = (*_call(library, 'Convolution', (x, weight, bias), dy.shape),
+            *_call(library, 'InputGradient', (dy, weight), x.shape),
+            *_call(library, 'KernelGradient', (dy, x), weight.shape, bias.shape))
+    turned = weight[:, :, ::-1, ::-1].swapaxes(0, 1)
+    theirs = (np.einsum('nchwij,ocij->nohw', _windows(x), weight) + bias[:, None, None],
+              np.einsum('nchwij,ocij->nohw', _windows(dy), turned),
+              np.einsum('nchwij,nohw->ocij', _windows(x), dy), dy.sum((0, 2, 3)))
+    for name, a, b in zip(('output', 'gradient to its input', 'gradient to its kernel', 'gradient to its bias'),
+                          ours, theirs):
+        if not np.abs(a - b).max() < 1e-4 * np.abs(b).max():
+            raise ValueError(f'the compiled convolution is wrong in the {name}; set CXX to another C++ compiler')
+
+
+def _windows(x):  # [N,C,H,W] to the 3x3 neighbourhoods [N,C,H,W,3,3], zeros outside
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    return np.lib.stride_tricks.as_strided(padded, (*x.shape, 3, 3), (*padded.strides, *padded.strides[2:]))
