@@ -1,0 +1,158 @@
+"""Everything that differs between cpu, gpu and npu: the session's configuration, the kinds of precision, convolutions.
+
+Only this file and models/ranks.py know that an NPU exists. `python3 -m models.session_config npu` prints a ConfigProto.
+"""
+import os
+import sys
+from dataclasses import dataclass
+
+import tensorflow.compat.v1 as tf
+from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
+
+from models.convolution import Builtin
+
+KINDS = ('cpu', 'gpu', 'npu')
+PRECISIONS = ('fp32', 'bf16', 'mixed')
+KERNELS = ('auto', 'builtin', 'native')
+TF_VERSION = tuple(int(part) for part in tf.__version__.split('.')[:2])
+
+
+def session_config(kind, precision='fp32', world_size=1):
+    """The ConfigProto of a session on 'cpu', 'gpu' or 'npu', one of world_size."""
+    config = tf.ConfigProto()
+    rewrite = config.graph_options.rewrite_options
+    if kind == 'npu':  # as the released port has it
+        optimizer = rewrite.custom_optimizers.add()
+        optimizer.name = 'NpuOptimizer'
+        mode = 'allow_mix_precision' if precision == 'mixed' else 'must_keep_origin_dtype'
+        optimizer.parameter_map['precision_mode'].s = tf.compat.as_bytes(mode)
+        optimizer.parameter_map['dynamic_input'].b = True
+        optimizer.parameter_map['dynamic_graph_execute_mode'].s = tf.compat.as_bytes('lazy_recompile')
+        if world_size > 1:
+            optimizer.parameter_map['hcom_parallel'].b = True
+        rewrite.remapping = RewriterConfig.OFF
+        rewrite.memory_optimization = RewriterConfig.OFF
+        return config
+    config.allow_soft_placement = True
+    if kind == 'gpu':
+        config.gpu_options.allow_growth = True
+        if precision == 'mixed':
+            rewrite.auto_mixed_precision = RewriterConfig.ON
+        return config
+    config.device_count['GPU'] = 0
+    if precision == 'mixed':
+        rewrite.auto_mixed_precision_onednn_bfloat16 = RewriterConfig.ON
+    if world_size > 1:  # ranks share the cores
+        config.intra_op_parallelism_threads = max(len(os.sched_getaffinity(0)) // world_size, 1)
+    return config
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device of this machine, and what sessions on it are like."""
+
+    kind: str
+    precision: str = 'fp32'
+    kernels: str = 'builtin'
+
+    def convolutions(self):
+        """How a network computes its convolutions here, for BSRN(conv=...).
+
+        kernels: TensorFlow's 'builtin', or on a CPU our compiled 'native' ones; 'auto' is native where they can be had.
+        Raises ValueError for 'native' where they cannot.
+        """
+        half = tf.bfloat16 if self.precision == 'bf16' else None
+        if self.kernels == 'builtin' or (self.kernels == 'auto' and (self.kind != 'cpu' or self.precision != 'fp32')):
+            return Builtin(half)
+        if self.kind != 'cpu' or self.precision != 'fp32':
+            raise ValueError(f'--kernels=native: written for the CPU in fp32, not for {self.kind} in {self.precision}; '
+                             'leave it out')
+        from models.native import Native
+        try:
+            return Native()
+        except ValueError as error:
+            if self.kernels == 'native':
+                raise
+            print(f"note: TensorFlow's own convolutions are used: {error}", flush=True)
+            return Builtin(half)
+
+    def session(self, graph):
+        """A session on this device alone; it is to be closed."""
+        return tf.Session(graph=graph, config=session_config(self.kind, self.precision))
+
+
+def add_options(add):
+    """The options of every program that say where and how it computes; add: parser.add_argument."""
+    add('--device', '--chip', default='auto', help='npu, gpu, cpu or auto (the best there is)')
+    add('--cuda_device', default='', help='which GPU; empty: the first. Sets CUDA_VISIBLE_DEVICES')
+    add('--precision', default='', choices=('', *PRECISIONS), help='of the convolutions: fp32, bf16 (32-bit sums of '
+        "16-bit products), or mixed (the device's own choice); empty: mixed on an NPU as released, else fp32")
+    add('--kernels', default='auto', choices=KERNELS, help="convolutions on a CPU: TensorFlow's own (builtin) or ours, "
+        'compiled once (native)')
+
+
+def open_device(name='auto', precision='', kernels='auto', cuda_device=''):
+    """The Device of that name, or the best there is. Raises ValueError for one that is not there, with the remedy."""
+    if cuda_device:
+        os.environ['CUDA_VISIBLE_DEVICES'] = cuda_device
+    if name == 'auto':
+        name = next(kind for kind in ('npu', 'gpu', 'cpu') if available(kind))
+    if name not in KINDS:
+        raise ValueError(f'unknown device {name!r}; known: auto, {", ".join(KINDS)}')
+    if not available(name):
+        needed = {'npu': 'an Ascend NPU with CANN and its TF Adapter (README, Quick start)',
+                  'gpu': 'a GPU, its CUDA and a TensorFlow built for it'}
+        raise ValueError(f'--device={name}: TensorFlow {tf.__version__} finds none here; it needs {needed[name]}, or '
+                         'choose --device=cpu')
+    precision = precision or ('mixed' if name == 'npu' else 'fp32')
+    check_precision(name, precision)
+    return Device(name, precision, kernels)
+
+
+def check_precision(kind, precision):
+    """ValueError where that device does not compute so."""
+    if precision not in PRECISIONS:
+        raise ValueError(f'unknown precision {precision!r}; known: {", ".join(PRECISIONS)}')
+    if precision == 'fp32' or (precision == 'mixed' and kind != 'cpu'):
+        return
+    if kind == 'npu':
+        raise ValueError('--precision=bf16: not on an NPU; mixed computes in 16 bit there')
+    if TF_VERSION < (2, 4):
+        raise ValueError(f'--precision={precision} needs TensorFlow 2.4 or later on {kind}, this is {tf.__version__}')
+    if kind == 'cpu' and not processor_flags() & {'avx512_bf16', 'amx_bf16', 'bf16'}:
+        raise ValueError(f'--precision={precision}: this processor has no instructions for bfloat16; leave it out')
+
+
+def processor_flags():
+    """The features that Linux names of this processor, a set of words."""
+    try:
+        with open('/proc/cpuinfo', encoding='utf-8') as file:
+            lines = [line.split(':', 1) for line in file if line.startswith(('flags', 'Features'))]
+    except OSError:
+        return set()
+    return set(lines[0][1].split()) if lines else set()
+
+
+def available(kind):
+    """Whether the installed TensorFlow can use `kind` on this machine."""
+    if kind == 'npu':
+        if not any(name.startswith('davinci') and name[7:].isdigit() for name in os.listdir('/dev')):
+            return False
+        try:
+            import npu_bridge  # noqa: F401
+        except ImportError:
+            return False
+        return True
+    return kind == 'cpu' or tf.test.is_gpu_available()
+
+
+def main():
+    words = sys.argv[1:] or ['npu']
+    if words[0] not in KINDS or set(words[1:2]) - set(PRECISIONS) or not all(word.isdigit() for word in words[2:]):
+        sys.exit('usage: python3 -m models.session_config cpu|gpu|npu [fp32|bf16|mixed [RANKS]]')
+    precision = words[1] if len(words) > 1 else 'mixed' if words[0] == 'npu' else 'fp32'
+    print(session_config(words[0], precision, int(words[2]) if len(words) > 2 else 1), end='')
+
+
+if __name__ == '__main__':
+    main()
