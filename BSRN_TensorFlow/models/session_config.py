@@ -14,7 +14,8 @@ from models.convolution import Builtin
 KINDS = ('cpu', 'gpu', 'npu')
 PRECISIONS = ('fp32', 'bf16', 'mixed')
 KERNELS = ('auto', 'builtin', 'native')
-TF_VERSION = tuple(int(part) for part in tf.__version__.split('.')[:2])
+MIXED_ON_CPU = next((name for name in ('auto_mixed_precision_onednn_bfloat16', 'auto_mixed_precision_mkl')
+                     if name in RewriterConfig.DESCRIPTOR.fields_by_name), None)  # the second before TensorFlow 2.9
 
 
 def session_config(kind, precision='fp32', world_size=1):
@@ -24,10 +25,10 @@ def session_config(kind, precision='fp32', world_size=1):
     if kind == 'npu':  # as the released port has it
         optimizer = rewrite.custom_optimizers.add()
         optimizer.name = 'NpuOptimizer'
-        mode = 'allow_mix_precision' if precision == 'mixed' else 'must_keep_origin_dtype'
-        optimizer.parameter_map['precision_mode'].s = tf.compat.as_bytes(mode)
+        mode = b'allow_mix_precision' if precision == 'mixed' else b'must_keep_origin_dtype'
+        optimizer.parameter_map['precision_mode'].s = mode
         optimizer.parameter_map['dynamic_input'].b = True
-        optimizer.parameter_map['dynamic_graph_execute_mode'].s = tf.compat.as_bytes('lazy_recompile')
+        optimizer.parameter_map['dynamic_graph_execute_mode'].s = b'lazy_recompile'
         if world_size > 1:
             optimizer.parameter_map['hcom_parallel'].b = True
         rewrite.remapping = RewriterConfig.OFF
@@ -41,9 +42,9 @@ def session_config(kind, precision='fp32', world_size=1):
         return config
     config.device_count['GPU'] = 0
     if precision == 'mixed':
-        rewrite.auto_mixed_precision_onednn_bfloat16 = RewriterConfig.ON
+        setattr(rewrite, MIXED_ON_CPU, RewriterConfig.ON)
     if world_size > 1:  # ranks share the cores
-        config.intra_op_parallelism_threads = max(len(os.sched_getaffinity(0)) // world_size, 1)
+        config.intra_op_parallelism_threads = max(processors() // world_size, 1)
     return config
 
 
@@ -76,6 +77,15 @@ class Device:
             print(f"note: TensorFlow's own convolutions are used: {error}", flush=True)
             return Builtin(half)
 
+    @property
+    def loss_scale(self):
+        """What a loss is multiplied by before its gradients are computed, and they are divided by.
+
+        In the 16 bit of a GPU, a pixel's share of the loss (1e-6) would vanish; 65504 is the largest number, and
+        gradients of the first kernel reach 200.
+        """
+        return 128 if (self.kind, self.precision) == ('gpu', 'mixed') else 1
+
     def session(self, graph):
         """A session on this device alone; it is to be closed."""
         return tf.Session(graph=graph, config=session_config(self.kind, self.precision))
@@ -84,7 +94,8 @@ class Device:
 def add_options(add):
     """The options of every program that say where and how it computes; add: parser.add_argument."""
     add('--device', '--chip', default='auto', help='npu, gpu, cpu or auto (the best there is)')
-    add('--cuda_device', default='', help='which GPU; empty: the first. Sets CUDA_VISIBLE_DEVICES')
+    add('--cuda_device', default='', help='CUDA_VISIBLE_DEVICES: which GPU, or -1 for none; of several, one for each '
+        'rank; empty: as the environment has it')
     add('--precision', default='', choices=('', *PRECISIONS), help='of the convolutions: fp32, bf16 (32-bit sums of '
         "16-bit products), or mixed (the device's own choice); empty: mixed on an NPU as released, else fp32")
     add('--kernels', default='auto', choices=KERNELS, help="convolutions on a CPU: TensorFlow's own (builtin) or ours, "
@@ -93,8 +104,7 @@ def add_options(add):
 
 def open_device(name='auto', precision='', kernels='auto', cuda_device=''):
     """The Device of that name, or the best there is. Raises ValueError for one that is not there, with the remedy."""
-    if cuda_device:
-        os.environ['CUDA_VISIBLE_DEVICES'] = cuda_device
+    show_gpus(cuda_device)
     if name == 'auto':
         name = next(kind for kind in ('npu', 'gpu', 'cpu') if available(kind))
     if name not in KINDS:
@@ -109,6 +119,27 @@ def open_device(name='auto', precision='', kernels='auto', cuda_device=''):
     return Device(name, precision, kernels)
 
 
+def show_gpus(cuda_device=''):
+    """Set CUDA_VISIBLE_DEVICES to cuda_device, where it is given, and to one GPU for each of several ranks."""
+    rank, world_size = rank_of()
+    listed = cuda_device or os.environ.get('CUDA_VISIBLE_DEVICES', '')
+    if world_size > 1:
+        gpus = listed.split(',') if listed else [str(index) for index in range(world_size)]
+        listed = gpus[rank % len(gpus)]
+    if listed:
+        os.environ['CUDA_VISIBLE_DEVICES'] = listed
+
+
+def rank_of():
+    """(rank, number of ranks) that the environment names, (0, 1) where it names none."""
+    environment = os.environ
+    numbers = [environment.get(first, environment.get(second, default)) for first, second, default in (
+        ('RANK_ID', 'RANK', '0'), ('RANK_SIZE', 'WORLD_SIZE', '1'))]
+    if not all(number.isdecimal() for number in numbers) or int(numbers[0]) >= int(numbers[1]):
+        raise ValueError(f'RANK_ID={numbers[0]} of RANK_SIZE={numbers[1]}: expected a number from 0 to below RANK_SIZE')
+    return int(numbers[0]), int(numbers[1])
+
+
 def check_precision(kind, precision):
     """ValueError where that device does not compute so."""
     if precision not in PRECISIONS:
@@ -117,10 +148,15 @@ def check_precision(kind, precision):
         return
     if kind == 'npu':
         raise ValueError('--precision=bf16: not on an NPU; mixed computes in 16 bit there')
-    if TF_VERSION < (2, 4):
+    if MIXED_ON_CPU is None:
         raise ValueError(f'--precision={precision} needs TensorFlow 2.4 or later on {kind}, this is {tf.__version__}')
     if kind == 'cpu' and not processor_flags() & {'avx512_bf16', 'amx_bf16', 'bf16'}:
         raise ValueError(f'--precision={precision}: this processor has no instructions for bfloat16; leave it out')
+
+
+def processors():
+    """How many this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
 def processor_flags():
@@ -143,7 +179,8 @@ def available(kind):
         except ImportError:
             return False
         return True
-    return kind == 'cpu' or tf.test.is_gpu_available()
+    # Not tf.test.is_gpu_available(), which takes all memory of the GPUs in TensorFlow 1.15.
+    return kind == 'cpu' or bool(tf.config.experimental.list_physical_devices('GPU'))
 
 
 def main():
