@@ -69,8 +69,8 @@ class BSRN:
         kept = []
         for index in range(1, self.recursions + 1):
             inner = tf.nn.relu(self._convolve(u, 'residual_modules/conv2d'))
-            u = u * keep + self._convolve(inner, 'residual_modules/conv2d_1')
-            u = u * keep + self._convolve(u, 'residual_modules/conv2d_2')
+            u = u * keep + tf.cast(self._convolve(inner, 'residual_modules/conv2d_1'), tf.float32)
+            u = u * keep + tf.cast(self._convolve(u, 'residual_modules/conv2d_2'), tf.float32)
             if index in self.passes:
                 kept.append(tf.split(u, [c, s], axis)[0] if s else u)
         return kept

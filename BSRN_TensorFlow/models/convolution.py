@@ -3,7 +3,7 @@ import tensorflow.compat.v1 as tf
 
 
 class Builtin:  # [N,H,W,C]
-    """tf.nn operators on float32 tensors; with half=tf.bfloat16 the convolutions alone compute in that type."""
+    """tf.nn operators in float32; with half=tf.bfloat16 the convolutions compute in that type."""
 
     axis = 3  # of the channels
 
@@ -19,10 +19,15 @@ class Builtin:  # [N,H,W,C]
         return x
 
     def convolve(self, x, kernel, bias):
-        """The 3x3 convolution, zeros around the picture; kernel [3,3,in,out], bias [out]. Of float32, as the result."""
-        if self._half:  # kernels are cast for each use, so that their gradients are summed in float32
-            x, kernel, bias = (tf.cast(value, self._half) for value in (x, kernel, bias))
-        return tf.cast(tf.nn.bias_add(tf.nn.conv2d(x, kernel, [1, 1, 1, 1], 'SAME'), bias), tf.float32)
+        """The 3x3 convolution, zeros around the picture; kernel [3,3,in,out], bias [out] of float32.
+
+        The result is of type half where that is given; from and to three colours it is of float32 in any case, since
+        the picture itself would be rounded to 8 bits.
+        """
+        dtype = self._half if self._half and min(kernel.shape.as_list()[2:]) > 3 else tf.float32
+        # kernels are cast for each use, so that their gradients are summed in float32
+        x, kernel, bias = (tf.cast(value, dtype) for value in (x, kernel, bias))
+        return tf.nn.bias_add(tf.nn.conv2d(x, kernel, [1, 1, 1, 1], 'SAME'), bias)
 
     def depth_to_space(self, x, block):
         """[N,H,W,block*block*C] to [N,block*H,block*W,C]; channel (dy*block + dx)*C + c goes to row dy, column dx."""
