@@ -14,6 +14,7 @@ import zipfile
 
 import numpy as np
 import tensorflow.compat.v1 as tf
+from google.protobuf.message import DecodeError
 
 from common import checkpoints, files
 from models.bsrn import SCOPE, size_of, some
@@ -23,6 +24,7 @@ DATA, INDEX, NOTES = '.data-00000-of-00001', '.index', '.json'
 NUMBERED = re.compile(r'(model\.ckpt-(\d+))\.index')  # the number is the step
 ENDINGS = re.compile(r'\.(index|meta|json|data-\d{5}-of-\d{5})$')
 SLOTS = ('/Adam', '/Adam_1')
+HARMLESS = 1 << 30  # bytes of weights that a smaller .pb may claim: two hundred times the released network's
 AUTHORS = {'recursions': 16, 'recursion_frequency': 1, 'rgb_mean': (127.5, 127.5, 127.5)}
 OTHERS = {b'\x89HDF': 'an HDF5 file', b'PK\x03\x04': 'a zip archive, such as PyTorch writes', b'\x08\x01\x12': 'ONNX'}
 
@@ -33,7 +35,8 @@ def read(path):
 
 
 def load(path):
-    """(prefix, {name: array}): a checkpoint by its prefix or one of its files, a folder's newest valid, or our .npz.
+    """(prefix, {name: array}): a checkpoint by its prefix or one of its files, the newest valid one of a folder, an
+    .npz of import_weights.py, or a frozen graph, .pb.
 
     Every number is read, so that a damaged file is found. Raises ValueError naming the file and what is wrong.
     """
@@ -42,6 +45,8 @@ def load(path):
         return newest(path)
     if path.endswith('.npz'):
         return path, {name: value for name, value in _npz(path).items() if name != 'notes'}
+    if path.endswith('.pb'):
+        return path, _constants(path)
     prefix = ENDINGS.sub('', path)
     if not os.path.exists(prefix + INDEX) and not os.path.isfile(prefix):
         folder = os.path.dirname(prefix) or '.'
@@ -98,6 +103,21 @@ def _npz(path):
             return {name: file[name] for name in file.files}
     except (ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
         raise ValueError(f'{path}: damaged, or not an .npz file of numbers ({error})') from None
+
+
+def _constants(path):
+    try:
+        with open(path, 'rb') as file:
+            graph = tf.GraphDef.FromString(file.read())
+        tensors = {node.name: node.attr['value'].tensor for node in graph.node if node.op == 'Const'
+                   and node.name.startswith(SCOPE + '/') and node.attr['dtype'].type == tf.float32.as_datatype_enum}
+        claimed = sum(tf.TensorShape(tensor.tensor_shape).num_elements() * 4 for tensor in tensors.values())
+        if claimed > HARMLESS:  # one number and a shape make a constant of any size
+            raise ValueError(f'it claims {claimed:,} bytes of weights')
+        constants = {name: tf.make_ndarray(tensor) for name, tensor in tensors.items()}
+    except (DecodeError, ValueError, TypeError) as error:
+        raise ValueError(f'{path}: damaged, or not a frozen graph of TensorFlow ({error})') from None
+    return {name: value for name, value in constants.items() if name.endswith(('/kernel', '/bias'))}
 
 
 def notes(prefix):
@@ -181,6 +201,12 @@ def write(prefix, arrays, more):
     if NUMBERED.fullmatch(name + INDEX):
         checkpoints.save(os.path.join(folder, 'checkpoint'), lambda path: _write_text(
             path, f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n'))
+
+
+def write_npz(path, arrays, more):
+    """The same in one file of numpy's."""
+    with open(path, 'wb') as file:
+        np.savez(file, notes=json.dumps(more), **arrays)
 
 
 def _save(prefix, arrays):

@@ -1,0 +1,96 @@
+"""The one interface to a trained BSRN:
+
+    upscale = upscaler.load('output/X4', device='cpu')
+    sr = upscale(lr)    # float32 RGB [H,W,3] in 0..255 to [sH,sW,3], neither clipped nor rounded
+"""
+
+import numpy as np
+
+from common.tiles import self_ensemble, tiled
+from import_weights import add_overrides, overrides, read_weights
+from models import checkpoint, session_config
+from models.restored import restored, upscaling
+
+MEMORY = 8e9  # bytes that upscaling by tiles may take, about
+OVERRIDES = (*checkpoint.AUTHORS, 'model_scales', 'conv_features', 'state_features')
+
+
+class Upscaler:
+    """A function lr -> sr over a network in a session: float32 RGB [H,W,3] in 0..255 to float32 RGB [sH,sW,3].
+
+    scale: of those that the network has; recursion: 'ensemble', 'last', the number of a pass, or 'all' (the channels of
+    all passes and of the ensemble behind each other). halo: LR pixels around a tile with which tiles equal the whole.
+    One graph serves pictures of all sizes.
+    """
+
+    def __init__(self, network, session, scale, recursion='ensemble'):
+        self.network, self.scale = network, scale
+        self.passes = network.passes[:-1] if recursion == 'all' else []
+        self._run = upscaling(network, session, scale, recursion)
+        self.channels = 3 * (len(network.passes) + 1) if recursion == 'all' else 3
+        last = recursion if isinstance(recursion, int) else network.passes[-1]
+        # first_conv sees one pixel around, each pass three, and the upsampler with last_conv less than two
+        self.halo = 1 + 3 * last + 2
+
+    @property
+    def tile(self):
+        """Side of the tiles, LR pixels, that take MEMORY bytes: measured."""
+        return 100
+
+    def by_tiles(self, tile=None, halo=None):
+        """A function lr -> sr that works by tiles of that side, LR pixels; 0: whole pictures; None: `tile`.
+
+        halo: LR pixels of picture around a tile; None: so many that the result is that of the whole picture.
+        """
+        return tiled(self, self.scale, self.tile if tile is None else tile, self.halo if halo is None else halo)
+
+    def __call__(self, lr):
+        lr = np.asarray(lr)
+        if lr.ndim != 3 or lr.shape[2] != 3 or 0 in lr.shape:
+            raise ValueError(f'a picture of shape {lr.shape}; expected RGB [H,W,3]')
+        return self._run(lr[None])[0]
+
+
+def load(checkpoint, *, scale=None, device='cpu', precision='', kernels='auto', cuda_device='', recursion='ensemble',
+         size=None):
+    """The Upscaler of a checkpoint: ours, the authors' or the port's (import_weights.py); size and scale are read
+    from it.
+
+    scale: one of its scales, which a network of several needs. device: 'cpu', 'gpu', 'npu' or 'auto'; precision,
+    kernels, cuda_device: as models/session_config.py has them. recursion: as Upscaler has it. size: {argument of BSRN:
+    value or None} where the checkpoint does not say it, or that it must agree with.
+    Raises ValueError for a file that is no BSRN, or of another scale or size.
+    """
+    weights, found, _ = read_weights(checkpoint, size)
+    scales = found['scales']
+    if scale is None and len(scales) > 1:
+        raise ValueError(f'{checkpoint}: a network of scales {", ".join(map(str, scales))}; choose one of them')
+    scale = scale or scales[0]
+    if scale not in scales:
+        raise ValueError(f'{checkpoint}: a network of scale {", ".join(map(str, scales))}, not {scale}; choose another '
+                         'checkpoint or scale')
+    opened = session_config.open_device(device, precision, kernels, cuda_device)
+    return Upscaler(*restored(found, weights, opened), scale, recursion)
+
+
+def add_options(add):
+    """The options of validate_bsrn.py and test_bsrn.py that say how a checkpoint is run; add: parser.add_argument."""
+    add_overrides(add, OVERRIDES)
+    session_config.add_options(add)
+    add('--tile', type=int, default=None, help='side of the tiles, LR pixels: the same result as of whole pictures, in '
+        'bounded memory; 0: whole pictures; by default as large as about 8 GB allow')
+    add('--halo', type=int, default=None, help='LR pixels of picture around a tile; by default as many as the network '
+                                               'sees, so that tiles equal the whole picture')
+    add('--self_ensemble', action='store_true', help='mean over 8 flips and turns, which the paper does not use')
+
+
+def load_with(options, checkpoint, scale, recursion='ensemble'):
+    """(upscale, Upscaler) as those options ask for it; upscale works by tiles."""
+    for name in ('tile', 'halo'):
+        value = getattr(options, name)
+        if value is not None and value < 0:
+            raise ValueError(f'--{name} {value}: expected 0 or more LR pixels')
+    whole = load(checkpoint, scale=scale, device=options.device, precision=options.precision, kernels=options.kernels,
+                 cuda_device=options.cuda_device, recursion=recursion, size=overrides(options))
+    upscale = whole.by_tiles(options.tile, options.halo)
+    return (lambda lr: self_ensemble(upscale, lr)) if options.self_ensemble else upscale, whole
