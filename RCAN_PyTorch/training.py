@@ -1,76 +1,22 @@
 """What surrounds the training loop of main.py: the folder of a run, its checkpoints, losses, speed and signals."""
 
-import contextlib
-import math
 import os
-import re
-import signal
-import time
 
 import torch
 
-from common import checkpoints
+from common import checkpoints, runs
 from import_weights import load_file, read_weights
 from model import RCAN, size_of
 
-EXPLODED = 100.0  # a loss so many times its running mean is no longer training
 
-
-class Run:
-    """A folder OUTPUTS_DIR/X{scale}[_2, _3 ...] with its checkpoints, last and best: these or train.jsonl mark it as
-    taken.
-
-    With --ifcontinue it is the highest number that has a checkpoint: a later run may have ended before its first. Else
-    it is the one after the highest that is taken, and claim() takes it.
-    """
+class Run(runs.Run):
+    """A folder OUTPUTS_DIR/X{scale}[_2, _3 ...] with its checkpoints, last and best."""
 
     def __init__(self, options):
-        self._base = os.path.join(options.outputs_dir, f'X{options.scale}')
-        self._arch, self._suffix, self._number = options.arch, '_amp' * options.amp, 1
-        numbers = list(self._numbers())
-        if not options.ifcontinue:
-            self._number = 1 + max((n for n, saved, recorded in numbers if saved or recorded), default=0)
-            return
-        self._number = max((n for n, saved, _ in numbers if saved), default=1)
-        if not any(saved for _, saved, _ in numbers):
-            raise ValueError(f'--ifcontinue: no run with {os.path.basename(self.last)} in {self._base}; to start a '
-                             'run, leave it out')
-
-    def _numbers(self):
-        """(number, whether it has checkpoints, whether it has records) of each folder of a run."""
-        place, stem = os.path.split(self._base)
-        for name in os.listdir(place or '.') if os.path.isdir(place or '.') else ():
-            match = re.fullmatch(re.escape(stem) + r'(?:_([2-9]|[1-9]\d+))?', name)
-            if match:
-                self._number = int(match[1] or 1)
-                saved = checkpoints.versions(self.last) or checkpoints.versions(self.best)
-                yield self._number, bool(saved), os.path.exists(self._record)
-
-    @property
-    def folder(self):
-        return self._base if self._number == 1 else f'{self._base}_{self._number}'
-
-    @property
-    def last(self):
-        return os.path.join(self.folder, f'{self._arch}_epoch_last{self._suffix}.pth')
-
-    @property
-    def best(self):
-        return os.path.join(self.folder, f'model_best{self._suffix}.pth')
-
-    @property
-    def _record(self):
-        return os.path.join(self.folder, 'train.jsonl')
-
-    def claim(self):
-        """Make the folder; of runs that start at the same time each gets its own."""
-        while True:
-            os.makedirs(self.folder, exist_ok=True)
-            try:
-                open(self._record, 'x').close()
-                return
-            except FileExistsError:
-                self._number += 1
+        suffix = '_amp' * options.amp
+        super().__init__(os.path.join(options.outputs_dir, f'X{options.scale}'),
+                         f'{options.arch}_epoch_last{suffix}.pth', f'model_best{suffix}.pth',
+                         '--ifcontinue' if options.ifcontinue else '')
 
     @staticmethod
     def save(path, state, keep):
@@ -81,12 +27,7 @@ class Run:
         """(path, state) of the newest checkpoint that loads, or of the one named."""
         if checkpoint_path:
             return checkpoints.newest_valid(os.path.join(self.folder, checkpoint_path), load_state)
-        try:
-            return checkpoints.newest_valid(self.last, load_state)
-        except (OSError, ValueError):
-            if not os.path.exists(self.best):
-                raise
-        return checkpoints.newest_valid(self.best, load_state)  # not by time: a copied folder has times of its own
+        return self.newest(load_state)
 
 
 def load_state(path):
@@ -142,94 +83,30 @@ def share_weights(network, size, compiled):
     return twin
 
 
-class Meter:
-    """Losses, speed and waiting between two readings; the clock of pause() does not count.
-
-    Losses stay on the device until they are read, since reading waits for it; on CPU every loss is looked at at once.
-    """
+class Meter(runs.Meter):
+    """Losses stay on the device until they are read, since reading waits for it; on CPU each is looked at at once."""
 
     def __init__(self, device, batch_size, batches):
-        self._device, self._batch_size, self._batches = device, batch_size, batches
-        self._pending, self._losses, self._running = [], [], None
-        self._intervals = []  # (steps, seconds) of each reading
-        self._restart()
+        self._device = device
+        super().__init__(batches, batch_size, 'A smaller --lr helps, or --amp_dtype=bf16, or a lower --loss_scale',
+                         at_once=device.kind == 'cpu')
 
-    def _restart(self):
-        self._losses, self._steps, self._paused = [], 0, 0.0
-        self._waited, self._since = self._batches.waited, time.perf_counter()
+    def values(self, losses):
+        return torch.stack(losses).float().tolist()  # one copy from the device
 
-    def count(self, step, loss):
-        """A step has been given to the device."""
-        self._pending.append((step, loss))
-        self._steps += 1
-        if self._device.kind == 'cpu':
-            self.check()
-
-    def check(self, *after):
-        """Raises ValueError naming the step whose loss is not finite, or EXPLODED times the running mean.
-
-        after: a step and the loss that its weights give, looked at too but not part of what read() gives.
-        """
-        pending = self._pending + [after] * bool(after)
-        if not pending:
-            return
-        values = torch.stack([loss for _, loss in pending]).float().tolist()
-        for (step, _), value in zip(pending, values):
-            if not math.isfinite(value) or (self._running and value > EXPLODED * self._running):
-                raise ValueError(f'step {step}: the loss is {value:g}, its running mean was {self._running or 0:g}; '
-                                 'stopped, a checkpoint there may be is from before. A smaller --lr helps, or '
-                                 '--amp_dtype=bf16, or a lower --loss_scale')
-            self._running = value if self._running is None else 0.9 * self._running + 0.1 * value
-        self._losses += values[:len(self._pending)]
-        self._pending = []
-
-    def read(self):
-        """{'loss', 'images/sec', 'data_wait'} since the last reading; loss is the mean over steps and ranks."""
-        self.check()
+    def synchronize(self):
         self._device.synchronize()
-        seconds = max(time.perf_counter() - self._since - self._paused, 1e-9)
-        self._intervals.append((self._steps, seconds))
-        mean = torch.tensor(sum(self._losses) / max(len(self._losses), 1), device=self._device.torch)
-        fields = {'loss': self._device.mean_over_ranks(mean).item(),
-                  'images/sec': self._steps * self._batch_size / seconds,
-                  'data_wait': (self._batches.waited - self._waited) / seconds}
-        self._restart()
-        return fields
 
-    @contextlib.contextmanager
-    def pause(self):
-        """Time in this block is not training."""
-        self._device.synchronize()
-        start = time.perf_counter()
-        yield
-        self._paused += time.perf_counter() - start
-
-    @property
-    def seconds_per_step(self):
-        """Mean over all readings but the first, in which memory is allocated and kernels are chosen or compiled."""
-        steps, seconds = zip(*(self._intervals[1:] or self._intervals))
-        return sum(seconds) / sum(steps)
+    def mean(self, loss):
+        return self._device.mean_over_ranks(torch.tensor(loss, device=self._device.torch)).item()
 
 
-class StopRequest:  # with StopRequest() as stop: ... if stop.asked: ...
-    """Ctrl-C and SIGTERM as a wish that the loop grants between two steps; a second one stops at once.
-
-    asked: 0, or the number of the signal. Rank 0 saves and leaves; that breaks off what the other ranks do, quietly.
-    """
+class StopRequest(runs.StopRequest):
+    """Rank 0 saves and leaves; that breaks off what the other ranks do, quietly."""
 
     def __init__(self, device):
-        self.asked, self._follows = 0, device.rank > 0
-
-    def __enter__(self):
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
+        self._follows = device.rank > 0
 
     def __exit__(self, kind, error, trace):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        super().__exit__(kind, error, trace)
         return bool(self.asked and self._follows and isinstance(error, RuntimeError))
-
-    def _ask(self, number, _frame):
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = number

@@ -50,7 +50,7 @@ def find_div2k(root, split, scale, *, kind='bicubic', first=None, last=None):
     chosen = hr[max(start, 1) - 1:stop]
     if not chosen:
         raise ValueError(f'pictures {first}-{last} of DIV2K {split}: the range is empty; {len(hr)} pictures are there')
-    return _complete(*match(chosen, lr_folder, scale), lr_folder)
+    return complete(*match(chosen, lr_folder, scale), lr_folder)
 
 
 def find_benchmark(root, name, scale):
@@ -61,7 +61,7 @@ def find_benchmark(root, name, scale):
     if name.lower() == 'div2k':
         return find_div2k(root, 'valid', scale)
     hr, lr_folder = locate_benchmark(root, name, scale)
-    return _complete(*match(hr, lr_folder, scale), lr_folder)
+    return complete(*match(hr, lr_folder, scale), lr_folder)
 
 
 def find_pairs(path, scale):
@@ -70,7 +70,7 @@ def find_pairs(path, scale):
     ValueError: no pictures found (names the places), an LR picture missing.
     """
     hr, lr_folder = locate_pairs(path, scale)
-    return _complete(*match(hr, lr_folder, scale), lr_folder)
+    return complete(*match(hr, lr_folder, scale), lr_folder)
 
 
 def find_reds(root, split):
@@ -311,7 +311,8 @@ def _number(path):
     return int(stem) if re.fullmatch('[0-9]+', stem) else 0
 
 
-def _complete(pairs, missing, lr_folder):
+def complete(pairs, missing, lr_folder):
+    """The pairs that match() found, sorted by name. ValueError: an LR picture is missing, or two HR share a name."""
     if missing:
         names = ', '.join(map(os.path.basename, missing[:5])) + (', ...' if len(missing) > 5 else '')
         raise ValueError(f'{lr_folder}: no LR picture for {len(missing)} of {len(pairs) + len(missing)} HR pictures in '

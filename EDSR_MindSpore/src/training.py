@@ -1,75 +1,24 @@
 """What surrounds the training loop of train.py: the folder of a run, its checkpoints, losses, speed and signals."""
 import contextlib
 import json
-import math
 import os
-import re
 import signal
-import time
 
 from mindspore import Tensor
 
-from common import checkpoints
+from common import runs
 from import_weights import agree, load_checkpoint, save_checkpoint
 from src.model import load_weights, size_of, weights_of
 
-EXPLODED = 100.0  # a loss so many times its running mean is no longer training
 OPTIMISER = ('beta1_power', 'beta2_power', 'global_step')  # of nn.Adam, beside the moments
 
 
-class Run:
-    """A folder CKPT_SAVE_PATH/X{scale}[_2, _3 ...] with its checkpoints. train.jsonl or one of these marks it as taken.
-
-    With --resume it is the highest number that has a checkpoint: a later run may have ended before its first. Else it
-    is the one after the highest that is taken, and claim() takes it.
-    """
+class Run(runs.Run):
+    """A folder CKPT_SAVE_PATH/X{scale}[_2, _3 ...] with its checkpoints, last and best."""
 
     def __init__(self, options):
-        self._base, self._number = os.path.join(options.ckpt_save_path, f'X{options.scale}'), 1
-        numbers = list(self._numbers())
-        if not options.resume:
-            self._number = 1 + max((n for n, saved, recorded in numbers if saved or recorded), default=0)
-            return
-        self._number = max((n for n, saved, _ in numbers if saved), default=1)
-        if not any(saved for _, saved, _ in numbers):
-            raise ValueError(f'--resume: no run with {os.path.basename(self.last)} in {self._base}; to start a run, '
-                             'leave it out')
-
-    def _numbers(self):
-        """(number, whether it has checkpoints, whether it has records) of each folder of a run."""
-        place, stem = os.path.split(self._base)
-        for name in os.listdir(place or '.') if os.path.isdir(place or '.') else ():
-            match = re.fullmatch(re.escape(stem) + r'(?:_([2-9]|[1-9]\d+))?', name)
-            if match:
-                self._number = int(match[1] or 1)
-                saved = checkpoints.versions(self.last) or checkpoints.versions(self.best)
-                yield self._number, bool(saved), os.path.exists(self._record)
-
-    @property
-    def folder(self):
-        return self._base if self._number == 1 else f'{self._base}_{self._number}'
-
-    @property
-    def last(self):
-        return os.path.join(self.folder, 'edsr_last.ckpt')
-
-    @property
-    def best(self):
-        return os.path.join(self.folder, 'edsr_best.ckpt')
-
-    @property
-    def _record(self):
-        return os.path.join(self.folder, 'train.jsonl')
-
-    def claim(self):
-        """Make the folder; of runs that start at the same time each gets its own."""
-        while True:
-            os.makedirs(self.folder, exist_ok=True)
-            try:
-                open(self._record, 'x').close()
-                return
-            except FileExistsError:
-                self._number += 1
+        super().__init__(os.path.join(options.ckpt_save_path, f'X{options.scale}'), 'edsr_last.ckpt', 'edsr_best.ckpt',
+                         '--resume' if options.resume else '')
 
     def remove(self, name):
         """Delete a checkpoint that this run wrote, if it is still there."""
@@ -78,12 +27,7 @@ class Run:
 
     def resume(self):
         """(path, state) of the newest checkpoint that loads."""
-        try:
-            return checkpoints.newest_valid(self.last, load_state)
-        except (OSError, ValueError):
-            if not os.path.exists(self.best):
-                raise
-        return checkpoints.newest_valid(self.best, load_state)  # not by time: a copied folder has times of its own
+        return self.newest(load_state)
 
 
 def save_state(path, network, adam, progress, options, keep):
@@ -128,87 +72,22 @@ def start_from(network, path, weights, found, dialect):
             + ('all layers kept' if same_scale else f'all kept but the tail, which is new for x{size["scale"]}'))
 
 
-class Meter:
-    """Losses, speed and waiting between two readings; the clock of pause() does not count.
-
-    Losses stay on the device until they are read, since reading waits for it; on CPU every loss is looked at at once.
-    """
+class Meter(runs.Meter):
+    """Losses stay on the device until they are read, since reading waits for it; on CPU each is looked at at once."""
 
     def __init__(self, device, batch_size, batches):
-        self._device, self.batch_size, self._batches = device, batch_size, batches
-        self._pending, self._losses, self._running = [], [], None
-        self._intervals = []  # (steps, seconds) of each reading
-        self._restart()
+        super().__init__(batches, batch_size, 'A smaller --lr helps, or --amp_level=O0, or a lower --loss_scale',
+                         at_once=device.kind == 'cpu')
 
-    def _restart(self):
-        self._losses, self._steps, self._paused = [], 0, 0.0
-        self._waited, self._since = self._batches.waited, time.perf_counter()
-
-    def count(self, step, loss):
-        """A step has been given to the device."""
-        self._pending.append((step, loss))
-        self._steps += 1
-        if self._device.kind == 'cpu':
-            self.check()
-
-    def check(self, *after):
-        """Raises ValueError naming the step whose loss is not finite, or EXPLODED times the running mean.
-
-        after: a step and the loss that its weights give, looked at too but not part of what read() gives.
-        """
-        pending = self._pending + [after] * bool(after)
-        values = [float(loss.asnumpy()) for _, loss in pending]
-        for (step, _), value in zip(pending, values):
-            if not math.isfinite(value) or (self._running and value > EXPLODED * self._running):
-                raise ValueError(f'step {step}: the loss is {value:g}, its running mean was {self._running or 0:g}; '
-                                 'stopped, a checkpoint there may be is from before. A smaller --lr helps, or '
-                                 '--amp_level=O0, or a lower --loss_scale')
-            self._running = value if self._running is None else 0.9 * self._running + 0.1 * value
-        self._losses += values[:len(self._pending)]
-        self._pending = []
-
-    def read(self):
-        """{'loss', 'images/sec', 'data_wait'} since the last reading; loss is the mean over the steps."""
-        self.check()
-        seconds = max(time.perf_counter() - self._since - self._paused, 1e-9)
-        self._intervals.append((self._steps, seconds))
-        fields = {'loss': sum(self._losses) / max(len(self._losses), 1),
-                  'images/sec': self._steps * self.batch_size / seconds,
-                  'data_wait': (self._batches.waited - self._waited) / seconds}
-        self._restart()
-        return fields
-
-    @contextlib.contextmanager
-    def pause(self):
-        """Time in this block is not training."""
-        self.check()  # waits for the device
-        start = time.perf_counter()
-        yield
-        self._paused += time.perf_counter() - start
-
-    @property
-    def seconds_per_step(self):
-        """Mean over all readings but the first, in which the graph is compiled."""
-        steps, seconds = zip(*(self._intervals[1:] or self._intervals))
-        return sum(seconds) / sum(steps)
+    def values(self, losses):
+        return [float(loss.asnumpy()) for loss in losses]
 
 
-class StopRequest:  # with StopRequest() as stop: ... if stop.asked: ...
-    """Ctrl-C and SIGTERM as a wish that the loop grants between two steps; a second one stops at once.
-
-    asked: 0, or the number of the signal; MindSpore passes a Ctrl-C on as SIGTERM.
-    """
+class StopRequest(runs.StopRequest):
+    """The signal may also be a SIGTERM where Ctrl-C was typed: MindSpore passes that on so."""
 
     def __init__(self, device):
-        self.asked, self._alone, self._earlier = 0, device.world_size == 1, None
-
-    def __enter__(self):
-        self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._alone, self._earlier = device.world_size == 1, None
 
     def granted(self, asked):
         """The number of the signal when this step is the last, else 0. asked: the mean over the ranks, of this step.
@@ -219,8 +98,3 @@ class StopRequest:  # with StopRequest() as stop: ... if stop.asked: ...
         if self._alone:
             return self.asked
         return (self.asked or signal.SIGTERM) if earlier is not None and earlier.asnumpy() > 0 else 0
-
-    def _ask(self, number, _frame):
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = number
