@@ -34,8 +34,10 @@ class Upscaler:
 
     @property
     def tile(self):
-        """Side of the tiles, LR pixels, that take MEMORY bytes: measured."""
-        return 100
+        """Side of the tiles, LR pixels, that take MEMORY bytes, of which an LR pixel was measured to take so many."""
+        features, states = self.network.conv_features, self.network.state_features
+        of_a_pixel = 70 * (features + states) + 24 * features * self.scale ** 2
+        return max(int((MEMORY / of_a_pixel) ** 0.5) - 2 * self.halo, 64)
 
     def by_tiles(self, tile=None, halo=None):
         """A function lr -> sr that works by tiles of that side, LR pixels; 0: whole pictures; None: `tile`.

@@ -6,7 +6,10 @@ from models.bsrn import BSRN, weighted_sum
 
 
 def restored(size, weights, device):
-    """(network, session) on a Device of models.session_config. size: keyword arguments of BSRN; weights: {name: array}."""
+    """(network, session) on a Device of models.session_config.
+
+    size: keyword arguments of BSRN; weights: {name: array}.
+    """
     with tf.Graph().as_default() as graph:
         network = BSRN(**size, conv=device.convolutions())
         session = device.session(graph)

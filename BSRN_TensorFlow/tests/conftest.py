@@ -1,0 +1,124 @@
+"""Small photographs, tiny networks, and a way to run programs as a user starts them."""
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common import images
+from common.make_lr import make
+from models import checkpoint as files
+from models.bsrn import initial_weights
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZE = {'scales': (2,), 'conv_features': 8, 'state_features': 4, 'recursions': 3, 'recursion_frequency': 1,
+        'rgb_mean': (127.5, 127.5, 127.5)}
+TEST_DEVICE_ID = '95'  # launchers file their logs under it, in test/output/95
+
+
+def flags(**options):
+    """Options as command-line words; True is a bare flag, None leaves it out."""
+    given = {name: value for name, value in options.items() if value is not None}
+    return [f'--{name}' if value is True else f'--{name}={value}' for name, value in given.items()]
+
+
+@pytest.fixture(scope='session', autouse=True)
+def surroundings(tmp_path_factory):
+    """A cache of its own, and nothing of the user's environment that a launcher reads."""
+    patch = pytest.MonkeyPatch()
+    for name in ('RANK', 'RANK_ID', 'RANK_SIZE', 'LOCAL_RANK', 'WORLD_SIZE', 'DEVICE_ID', 'DEVICE_INDEX', 'MASTER_ADDR',
+                 'MASTER_PORT', 'RANK_TABLE_FILE', 'PROGRESS_TTY', 'etp_running_flag', 'PYTHONPATH'):
+        patch.delenv(name, raising=False)
+    patch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
+    patch.setenv('PYTHON', sys.executable)
+    patch.setenv('ASCEND_DEVICE_ID', TEST_DEVICE_ID)
+    yield
+    patch.undo()
+    shutil.rmtree(ROOT / 'test' / 'output' / TEST_DEVICE_ID, ignore_errors=True)
+
+
+@pytest.fixture(scope='session')
+def photo():
+    return images.read(ROOT / 'common' / 'sample' / 'chelsea.png', channels=3)
+
+
+@pytest.fixture(scope='session')
+def data(tmp_path_factory, photo):
+    """A folder (with a space in its name) that holds DIV2K/ of three training pictures and one other, benchmark/."""
+    root = tmp_path_factory.mktemp('my data')
+    for place, (top, left, height, width) in {
+            'DIV2K/DIV2K_train_HR/0001.png': (0, 0, 96, 120), 'DIV2K/DIV2K_train_HR/0002.png': (100, 50, 72, 96),
+            'DIV2K/DIV2K_train_HR/0003.png': (50, 200, 120, 96), 'DIV2K/DIV2K_valid_HR/0801.png': (150, 150, 48, 72),
+            'benchmark/Tiny/HR/cat.png': (60, 100, 96, 96), 'benchmark/Tiny/HR/nose.png': (140, 180, 48, 60)}.items():
+        images.write(root / place, photo[top:top + height, left:left + width])
+        make(str(root / place), (2, 3, 4))
+    return root
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / 'out'
+
+
+def picture_weights(seed=1, **size):
+    """({name: array}, size) of weights that give a picture: nearest-neighbour enlargement, a little disturbed."""
+    size = dict(SIZE, **size)
+    rng = np.random.default_rng(seed)
+    weights = initial_weights(size, rng)
+    for name, value in weights.items():
+        value[...] = 0.005 * rng.standard_normal(value.shape)
+        layer = name.split('/')[1]
+        if name.endswith('/bias') and layer in ('first_conv', 'last_conv'):
+            value[:3] += 130 if layer == 'first_conv' else -130  # no colour is negative where the ReLUs are
+        elif name.endswith('/kernel') and layer != 'residual_modules':
+            for c in range(3):  # every features-th channel is a sub-pixel of colour c
+                value[1, 1, c, c::size['conv_features']] += 1
+    return weights, size
+
+
+def save(path, seed=1, **size):
+    """A checkpoint of picture_weights(), its path."""
+    weights, size = picture_weights(seed, **size)
+    files.write(path, weights, {'size': size})
+    return path
+
+
+@pytest.fixture(scope='session')
+def checkpoint(tmp_path_factory):
+    """A checkpoint of a tiny x2 network that gives a picture."""
+    return save(tmp_path_factory.mktemp('weights') / 'tiny x2.ckpt')
+
+
+def start(*command, folder=ROOT, **environment):
+    """A program, its output in pipes."""
+    return subprocess.Popen([str(word) for word in command], cwd=str(folder), env=dict(os.environ, **environment),
+                            universal_newlines=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def call(*command, **more):
+    """Runs a program to its end: an object with returncode, stdout and stderr; `more` is for start."""
+    with start(*command, **more) as process:
+        try:
+            output, errors = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+def python(script, **options):
+    """Runs a script of the model's folder with those options."""
+    return call(sys.executable, script, *flags(**options))
+
+
+def refused(capsys, run, *words, **options):
+    """run(**options) ends with ValueError, OSError or exit 2, and with those words; returns all it said."""
+    with pytest.raises((ValueError, OSError, SystemExit)) as error:
+        run(**options)
+    text = str(error.value) if error.type is not SystemExit else capsys.readouterr().err
+    assert error.type is not SystemExit or error.value.code == 2
+    for word in words:
+        assert word in text
+    return text
