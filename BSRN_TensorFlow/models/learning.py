@@ -1,0 +1,139 @@
+"""Training in the graph: losses of all recursions, one Adam for all scales, what TensorBoard shows of it."""
+import os
+
+import cv2
+import tensorflow.compat.v1 as tf
+
+from common import images
+from models import checkpoint
+from models.bsrn import BSRN
+from upscaler import Upscaler
+
+BETAS = 0.9, 0.999  # of Adam
+SHOWN = 3  # pictures of a batch in TensorBoard
+
+
+def add_options(add):
+    """The options of the recipe; add: parser.add_argument."""
+    add('--bsrn_learning_rate', type=float, default=1e-4, help='of Adam')
+    add('--bsrn_learning_rate_decay', type=float, default=0.5, help='factor on it ...')
+    add('--bsrn_learning_rate_decay_steps', type=int, default=200000, help='... after every so many steps')
+    add('--bsrn_adam_epsilon', type=float, default=1e-8, help='of Adam')
+    add('--bsrn_clip_norm', type=float, default=-1.0, help='shorten the gradient of each variable to this norm; the '
+        'released weights were trained with 5; 0 or less: do not')
+
+
+def rate_of(options, step):
+    """The learning rate of a step, counted from 0."""
+    return (options.bsrn_learning_rate
+            * options.bsrn_learning_rate_decay ** (step // options.bsrn_learning_rate_decay_steps))
+
+
+class Model:  # with Model(...) as model: ...
+    """The network with a step of training for each of `scales` in one graph, and its session.
+
+    All scales share the variables and one Adam, which also moves, by their momentum, the variables of scales that a
+    step does not take, as in the authors' code. size: keyword arguments of BSRN; options: those of add_options, and
+    `tile`. upscale: {scale: function lr -> sr}, by tiles.
+    """
+
+    def __init__(self, size, scales, options, device, ranks):
+        self.device, self.ranks, self.size, self._looks, self._steps = device, ranks, size, {}, {}
+        with tf.Graph().as_default() as self.graph, ranks.placed():
+            self.network = BSRN(conv=device.convolutions(), **size)
+            self._lr, self._hr = (tf.placeholder(tf.uint8, [None, None, None, 3]) for _ in range(2))
+            self._rate, self._asked = (tf.placeholder(tf.float32, []) for _ in range(2))
+            adam = tf.train.AdamOptimizer(self._rate, *BETAS, epsilon=options.bsrn_adam_epsilon)
+            for scale in scales:
+                self._looks[scale] = self._look(scale)
+                self._steps[scale] = self._step(self._looks[scale]['loss'], adam, options.bsrn_clip_norm)
+            self.variables = tf.global_variables()
+            self._share = ranks.share(self.network.variables)
+            initialise = tf.global_variables_initializer()
+        self.session = ranks.session(self.graph)
+        self.session.run(initialise)
+        self.upscale = {scale: Upscaler(self.network, self.session, scale).by_tiles(options.tile) for scale in scales}
+        self.weights = sum(variable.shape.num_elements() for variable in self.network.variables)
+
+    def _look(self, scale):
+        outputs = self.network.outputs(tf.cast(self._lr, tf.float32), scale)
+        loss, errors = self.network.losses(outputs, tf.cast(self._hr, tf.float32))
+        return {'loss': loss, 'errors': errors, 'outputs': [output[:SHOWN] for output in outputs]}
+
+    def _step(self, loss, adam, clip_norm):
+        """The tensors (loss, asked), means over the ranks, and the operation."""
+        variables = self.network.variables
+        gradients, means = self.ranks.gradients(adam, loss, variables, [loss, self._asked])
+        if clip_norm > 0:
+            gradients = [tf.clip_by_norm(gradient, clip_norm) for gradient in gradients]
+        return [*means, adam.apply_gradients(zip(gradients, variables))]
+
+    def train(self, scale, lr, hr, rate, asked=0):
+        """One step of Adam on uint8 [b,p,p,3] and [b,scale*p,scale*p,3]; (loss before it, asked), means over ranks."""
+        return self.session.run(self._steps[scale], {self._lr: lr, self._hr: hr, self._rate: rate,
+                                                     self._asked: asked})[:2]
+
+    def look(self, scale, lr, hr, names=('loss', 'errors', 'outputs')):
+        """The loss of a batch, the mean absolute error of each output, and the outputs for its first pictures."""
+        looks = {name: self._looks[scale][name] for name in names}
+        return self.session.run(looks, {self._lr: lr, self._hr: hr})
+
+    def load(self, arrays):
+        """Give the variables that {name: array} has their values; then all ranks get the weights of rank 0."""
+        checkpoint.assign(self.session, [v for v in self.variables if v.op.name in arrays], arrays)
+        self.session.run(self._share)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        if kind is None:
+            self.ranks.close(self.session)
+        self.session.close()
+
+    def arrays(self):
+        """{name: array} of all variables: what a checkpoint holds."""
+        return self.session.run({variable.op.name: variable for variable in self.variables})
+
+
+class Board:  # with Board(folder, graph, quiet) as board: ...
+    """Events for TensorBoard in FOLDER/x2, FOLDER/x3 ..., with the names of the authors' code; quiet: none."""
+
+    def __init__(self, folder, graph, quiet=False):
+        self._folder, self._graph, self._quiet, self._writers = folder, graph, quiet, {}
+
+    def write(self, step, scale, learning_rate, model, lr, hr):
+        """Pictures and losses of a batch, uint8 [b,p,p,3] and [b,scale*p,scale*p,3], before this step."""
+        if self._quiet:
+            return
+        look = model.look(scale, lr, hr)
+        passes = model.network.passes
+        values = dict({f'loss/recon_l1_m{m}': error for m, error in zip(passes, look['errors'])},
+                      **{'learning_rate': learning_rate, 'loss/final': look['loss']})
+        pictures = dict({f'output_m{m}': output for m, output in zip(passes, look['outputs'])}, input=lr, truth=hr)
+        found = [tf.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+        found += [tf.Summary.Value(tag=f'{tag}/image/{k}', image=encoded(batch[k]))
+                  for tag, batch in pictures.items() for k in range(min(len(batch), SHOWN))]
+        writer = self._writer(scale)
+        writer.add_summary(tf.Summary(value=found), step)
+        writer.flush()
+
+    def _writer(self, scale):
+        if scale not in self._writers:
+            with self._graph.as_default():  # TensorFlow 2 has these writers in graph mode alone
+                self._writers[scale] = tf.summary.FileWriter(os.path.join(self._folder, f'x{scale}'))
+        return self._writers[scale]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for writer in self._writers.values():
+            writer.close()
+
+
+def encoded(picture):
+    """RGB [h,w,3], 0..255, as TensorBoard has pictures."""
+    rgb = images.to_uint8(picture)
+    return tf.Summary.Image(height=rgb.shape[0], width=rgb.shape[1], colorspace=3,
+                            encoded_image_string=cv2.imencode('.png', rgb[:, :, ::-1])[1].tobytes())
