@@ -3,16 +3,18 @@
 Only this file and models/ranks.py know that an NPU exists. `python3 -m models.session_config npu` prints a ConfigProto.
 """
 import os
-import sys
 from dataclasses import dataclass
 
 import tensorflow.compat.v1 as tf
 from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
+from common import cli
 from models.convolution import Builtin
 
 KINDS = ('cpu', 'gpu', 'npu')
 PRECISIONS = ('fp32', 'bf16', 'mixed')
+PRECISION_HELP = ('of the convolutions: fp32, bf16 (32-bit sums of 16-bit products), or mixed (what the device '
+                  'chooses); empty: mixed on an NPU as released, else fp32')
 KERNELS = ('auto', 'builtin', 'native')
 MIXED_ON_CPU = next((name for name in ('auto_mixed_precision_onednn_bfloat16', 'auto_mixed_precision_mkl')
                      if name in RewriterConfig.DESCRIPTOR.fields_by_name), None)  # the second before TensorFlow 2.9
@@ -32,7 +34,7 @@ def session_config(kind, precision='fp32', world_size=1):
         if world_size > 1:
             optimizer.parameter_map['hcom_parallel'].b = True
         rewrite.remapping = RewriterConfig.OFF
-        rewrite.memory_optimization = RewriterConfig.OFF
+        rewrite.memory_optimization = RewriterConfig.OFF  # a 2, which is called MANUAL here
         return config
     config.allow_soft_placement = True
     if kind == 'gpu':
@@ -96,8 +98,7 @@ def add_options(add):
     add('--device', '--chip', default='auto', help='npu, gpu, cpu or auto (the best there is)')
     add('--cuda_device', default='', help='CUDA_VISIBLE_DEVICES: which GPU, or -1 for none; of several, one for each '
         'rank; empty: as the environment has it')
-    add('--precision', default='', choices=('', *PRECISIONS), help='of the convolutions: fp32, bf16 (32-bit sums of '
-        "16-bit products), or mixed (the device's own choice); empty: mixed on an NPU as released, else fp32")
+    add('--precision', default='', choices=('', *PRECISIONS), help=PRECISION_HELP)
     add('--kernels', default='auto', choices=KERNELS, help="convolutions on a CPU: TensorFlow's own (builtin) or ours, "
         'compiled once (native)')
 
@@ -114,9 +115,7 @@ def open_device(name='auto', precision='', kernels='auto', cuda_device=''):
                   'gpu': 'a GPU, its CUDA and a TensorFlow built for it'}
         raise ValueError(f'--device={name}: TensorFlow {tf.__version__} finds none here; it needs {needed[name]}, or '
                          'choose --device=cpu')
-    precision = precision or ('mixed' if name == 'npu' else 'fp32')
-    check_precision(name, precision)
-    return Device(name, precision, kernels)
+    return Device(name, chosen_precision(name, precision), kernels)
 
 
 def show_gpus(cuda_device=''):
@@ -140,18 +139,20 @@ def rank_of():
     return int(numbers[0]), int(numbers[1])
 
 
-def check_precision(kind, precision):
-    """ValueError where that device does not compute so."""
+def chosen_precision(kind, precision):
+    """That precision, or where it is empty the usual one; ValueError where the device does not compute so."""
+    precision = precision or ('mixed' if kind == 'npu' else 'fp32')
     if precision not in PRECISIONS:
         raise ValueError(f'unknown precision {precision!r}; known: {", ".join(PRECISIONS)}')
     if precision == 'fp32' or (precision == 'mixed' and kind != 'cpu'):
-        return
+        return precision
     if kind == 'npu':
         raise ValueError('--precision=bf16: not on an NPU; mixed computes in 16 bit there')
     if MIXED_ON_CPU is None:
         raise ValueError(f'--precision={precision} needs TensorFlow 2.4 or later on {kind}, this is {tf.__version__}')
     if kind == 'cpu' and not processor_flags() & {'avx512_bf16', 'amx_bf16', 'bf16'}:
         raise ValueError(f'--precision={precision}: this processor has no instructions for bfloat16; leave it out')
+    return precision
 
 
 def processors():
@@ -175,7 +176,7 @@ def available(kind):
         if not any(name.startswith('davinci') and name[7:].isdigit() for name in os.listdir('/dev')):
             return False
         try:
-            import npu_bridge  # noqa: F401
+            import npu_bridge.npu_init  # noqa: F401 - teaches TensorFlow what an NpuOptimizer is
         except ImportError:
             return False
         return True
@@ -183,13 +184,14 @@ def available(kind):
     return kind == 'cpu' or bool(tf.config.experimental.list_physical_devices('GPU'))
 
 
-def main():
-    words = sys.argv[1:] or ['npu']
-    if words[0] not in KINDS or set(words[1:2]) - set(PRECISIONS) or not all(word.isdigit() for word in words[2:]):
-        sys.exit('usage: python3 -m models.session_config cpu|gpu|npu [fp32|bf16|mixed [RANKS]]')
-    precision = words[1] if len(words) > 1 else 'mixed' if words[0] == 'npu' else 'fp32'
-    print(session_config(words[0], precision, int(words[2]) if len(words) > 2 else 1), end='')
+def main(argv=None):
+    parser = cli.Parser(description=__doc__)
+    parser.add_argument('kind', nargs='?', default='npu', choices=KINDS, help='of device')
+    parser.add_argument('--precision', default='', choices=('', *PRECISIONS), help=PRECISION_HELP)
+    parser.add_argument('--ranks', type=int, default=1, help='processes of a training')
+    options = parser.parse_args(argv)
+    print(session_config(options.kind, chosen_precision(options.kind, options.precision), options.ranks), end='')
 
 
 if __name__ == '__main__':
-    main()
+    cli.run(main)

@@ -48,7 +48,7 @@ def start():
                                MASTER_PORT=str(port), PYTHONPATH=str(ROOT))
             command = [sys.executable, 'tests/rank_worker.py', str(folder / f'{rank}.npz'), str(steps)]
             processes.append(subprocess.Popen(command, cwd=str(ROOT), env=environment, stdout=subprocess.PIPE,
-                                              stderr=subprocess.PIPE, universal_newlines=True))
+                                              stderr=subprocess.PIPE, text=True))
         return processes
     yield started
     for process in processes:
@@ -170,7 +170,8 @@ def npu_bridge(monkeypatch):
             for gradient, variable in compute(*args, **options)]
         return adam
     modules = {
-        'estimator.npu_ops': {name: (lambda name=name: noted(name)) for name in ('initialize_system', 'shutdown_system')},
+        'estimator.npu_ops': {'initialize_system': lambda: noted('initialize_system'),
+                              'shutdown_system': lambda: noted('shutdown_system')},
         'estimator.npu.npu_optimizer': {'npu_distributed_optimizer_wrapper': wrapper},
         'hccl.hccl_ops': {
             'allreduce': lambda tensor, reduction: noted(f'allreduce {reduction}', tensor * 2),
