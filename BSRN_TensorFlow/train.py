@@ -92,7 +92,7 @@ def build(options, device, ranks, resumed=None):
         arrays, message = restore(options, model)
         if ranks.rank == 0:
             print(message)
-    model.load(arrays)
+    model.load(arrays, resumed['progress']['step'] if resumed else options.global_step)
     return model
 
 

@@ -2,6 +2,7 @@
 import os
 
 import cv2
+import numpy as np
 import tensorflow.compat.v1 as tf
 
 from common import images
@@ -41,14 +42,17 @@ class Model:  # with Model(...) as model: ...
         self.device, self.ranks, self.size, self._looks, self._steps = device, ranks, size, {}, {}
         with tf.Graph().as_default() as self.graph, ranks.placed():
             self.network = BSRN(conv=device.convolutions(), **size)
-            self._lr, self._hr = (tf.placeholder(tf.uint8, [None, None, None, 3]) for _ in range(2))
+            # lr is fed as float32: where a graph turns uint8 into planes, oneDNN complains of it on the screen
+            self._lr, self._hr = (tf.placeholder(dtype, [None, None, None, 3]) for dtype in (tf.float32, tf.uint8))
             self._rate, self._asked = (tf.placeholder(tf.float32, []) for _ in range(2))
             adam = tf.train.AdamOptimizer(self._rate, *BETAS, epsilon=options.bsrn_adam_epsilon)
             for scale in scales:
                 self._looks[scale] = self._look(scale)
                 self._steps[scale] = self._step(self._looks[scale]['loss'], adam, options.bsrn_clip_norm)
             self.variables = tf.global_variables()
-            self._share = ranks.share(self.network.variables)
+            self._begin = tf.get_variable('begin', [], tf.float32, tf.zeros_initializer(), trainable=False,
+                                          collections=[tf.GraphKeys.LOCAL_VARIABLES])  # in no checkpoint
+            self._share = ranks.share([*self.network.variables, self._begin])
             initialise = tf.global_variables_initializer()
         self.session = ranks.session(self.graph)
         self.session.run(initialise)
@@ -56,7 +60,7 @@ class Model:  # with Model(...) as model: ...
         self.weights = sum(variable.shape.num_elements() for variable in self.network.variables)
 
     def _look(self, scale):
-        outputs = self.network.outputs(tf.cast(self._lr, tf.float32), scale)
+        outputs = self.network.outputs(self._lr, scale)
         loss, errors = self.network.losses(outputs, tf.cast(self._hr, tf.float32))
         return {'loss': loss, 'errors': errors, 'outputs': [output[:SHOWN] for output in outputs]}
 
@@ -70,18 +74,30 @@ class Model:  # with Model(...) as model: ...
 
     def train(self, scale, lr, hr, rate, asked=0):
         """One step of Adam on uint8 [b,p,p,3] and [b,scale*p,scale*p,3]; (loss before it, asked), means over ranks."""
-        return self.session.run(self._steps[scale], {self._lr: lr, self._hr: hr, self._rate: rate,
-                                                     self._asked: asked})[:2]
+        return self._run(self._steps[scale], {self._lr: lr, self._hr: hr, self._rate: rate, self._asked: asked})[:2]
 
     def look(self, scale, lr, hr, names=('loss', 'errors', 'outputs')):
         """The loss of a batch, the mean absolute error of each output, and the outputs for its first pictures."""
-        looks = {name: self._looks[scale][name] for name in names}
-        return self.session.run(looks, {self._lr: lr, self._hr: hr})
+        return self._run({name: self._looks[scale][name] for name in names}, {self._lr: lr, self._hr: hr})
 
-    def load(self, arrays):
-        """Give the variables that {name: array} has their values; then all ranks get the weights of rank 0."""
+    def _run(self, fetches, feeds):
+        try:
+            return self.session.run(fetches, feeds)
+        except tf.errors.ResourceExhaustedError:
+            raise ValueError(f'{self.device.kind}: too little memory for a step; choose a smaller --batch_size or '
+                             '--input_patch_size') from None
+
+    def load(self, arrays, step):
+        """Give the variables that {name: array} has their values; all ranks get the weights of rank 0.
+
+        Raises ValueError where the ranks begin after different steps: a disk may have failed one of them.
+        """
         checkpoint.assign(self.session, [v for v in self.variables if v.op.name in arrays], arrays)
+        checkpoint.assign(self.session, [self._begin], {'begin': np.float32(step)})
         self.session.run(self._share)
+        of_rank_0 = int(self.session.run(self._begin))
+        if of_rank_0 != step:
+            raise ValueError(f'rank {self.ranks.rank} has a checkpoint of step {step}, rank 0 one of step {of_rank_0}')
 
     def __enter__(self):
         return self
