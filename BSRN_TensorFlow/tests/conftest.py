@@ -8,14 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import train as program
 from common import images
 from common.make_lr import make
 from models import checkpoint as files
 from models.bsrn import initial_weights
+from training import load_state
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = {'scales': (2,), 'conv_features': 8, 'state_features': 4, 'recursions': 3, 'recursion_frequency': 1,
         'rgb_mean': (127.5, 127.5, 127.5)}
+TINY = {'dataloader': 'div2k_loader', 'bsrn_conv_features': 8, 'bsrn_state_features': 4, 'bsrn_recursions': 3,
+        'input_patch_size': 12, 'batch_size': 4, 'scales': 2, 'device': 'cpu', 'kernels': 'builtin', 'workers': 1,
+        'log_freq': 1}
 TEST_DEVICE_ID = '95'  # launchers file their logs under it, in test/output/95
 
 
@@ -61,6 +66,22 @@ def data(tmp_path_factory, photo):
 @pytest.fixture
 def out(tmp_path):
     return tmp_path / 'out'
+
+
+@pytest.fixture
+def train(data, tmp_path):
+    """train(max_steps=3, ...): train.py in this process, into tmp_path/out/X2, validating nothing unless valid_set says
+    so; returns its status.
+    """
+    def run(**options):
+        given = dict(TINY, data_path=data, valid_set='', train_path=tmp_path / 'out' / 'X2')
+        return program.main(flags(**dict(given, **options)))
+    return run
+
+
+def state_of(prefix):
+    """What a checkpoint of train.py holds: {'progress', 'options', 'size', 'arrays'}."""
+    return load_state(str(prefix))
 
 
 def picture_weights(seed=1, **size):
