@@ -105,7 +105,7 @@ def crops(metrics, folder, data):
         pairs = {pair.name: pair for pair in datasets.find_benchmark(data, metrics['dataset'], scale)}
         for row in metrics['pictures'][:PICTURES]:
             lr, hr = datasets.load_pair(pairs[row['name']], scale)
-            sr = images.read(folder / f'{row["name"]}_x{scale}.png', channels=3)
+            sr = images.read(folder / row.get('picture', f'{row["name"]}_x{scale}.png'), channels=3)
             top, left = most_detailed(hr, scale)
             part = np.s_[top:top + SIDE, left:left + SIDE]
             nearest = lr.repeat(scale, axis=0).repeat(scale, axis=1)

@@ -42,24 +42,27 @@ class Protocol:
 
 
 def evaluate(upscale, pairs, scale, *, dataset, protocols, output_dir=None, save_pictures=True,
-             load=datasets.load_pair, model=''):
+             load=datasets.load_pair, model='', also=None, place=None):
     """Measure `upscale` over a set: print a table and one line per protocol, write metrics.json and the pictures.
 
     upscale: float32 RGB [h,w,3] -> [scale*h, scale*w, 3], 0..255; pairs: of datasets.Pair; load(pair, scale) gives
     (lr, hr), uint8. protocols: the paper's first. output_dir gets metrics.json and the pictures {name}_x{scale}.png,
-    rounded to 8 bit. Returns what metrics.json holds. A pair that cannot be read, or for which the network gives NaN,
-    is named and left out; the others are measured, and then ValueError is raised; so it is for pictures that could not
-    be written, whose scores count.
+    rounded to 8 bit; place(name, '') gives them other paths. Returns what metrics.json holds. also() is called after
+    each picture for {name: sr} of other answers of the same run of the network: they are measured, too, and written to
+    place(picture's name, their name). A pair that cannot be read, or for which the network gives NaN, is named and left
+    out; the others are measured, and then ValueError is raised; so it is for pictures that could not be written, whose
+    scores count.
     The bicubic beside it enlarges the 8-bit RGB that the network gets: 33.67/0.9303 on Set5 x2. The papers' tables have
     33.66/0.9299, from the Y channel alone made smaller and larger in floating point (as SRCNN's code does).
     """
     if not pairs:
         raise ValueError(f'{dataset}: no pictures to evaluate')
     print(_header(protocols), flush=True)
+    place = place or (lambda name, other: os.path.join(str(output_dir), f'{name}_x{scale}.png'))
     rows, failures, unsaved = [], {}, []
     for pair in pairs:
         try:
-            row, sr = _measure(upscale, pair, scale, protocols, load)
+            row, answers = _measure(upscale, pair, scale, protocols, load, also)
         except (ValueError, OSError) as error:
             failures[pair.name] = cli.describe(error)
             print(f'error: {pair.name}: {failures[pair.name]}', file=sys.stderr, flush=True)
@@ -67,7 +70,9 @@ def evaluate(upscale, pairs, scale, *, dataset, protocols, output_dir=None, save
         rows.append(row)
         print(_row(row['name'], row, protocols), flush=True)
         if output_dir and save_pictures:
-            _save(os.path.join(str(output_dir), f'{pair.name}_x{scale}.png'), sr, unsaved)
+            row['picture'] = os.path.relpath(place(pair.name, ''), str(output_dir))
+            for other, sr in answers.items():
+                _save(place(pair.name, other), sr, unsaved)
     result = _summary(rows, failures, protocols, model=model, dataset=dataset, scale=scale)
     if rows:
         print(_row('mean', dict(result['mean'], bicubic=result['bicubic'], seconds=result['seconds']), protocols))
@@ -78,7 +83,8 @@ def evaluate(upscale, pairs, scale, *, dataset, protocols, output_dir=None, save
     return result
 
 
-def _measure(upscale, pair, scale, protocols, load):
+def _measure(upscale, pair, scale, protocols, load, also):
+    """(what metrics.json holds of a picture, {name: sr} of all answers, '' being upscale's own)."""
     lr, hr = load(pair, scale)
     start = time.perf_counter()
     sr = tiles.call(upscale, lr.astype(np.float32), scale)
@@ -87,7 +93,11 @@ def _measure(upscale, pair, scale, protocols, load):
     row = {'name': pair.name, 'size': list(hr.shape[:2]), 'seconds': seconds,
            'bicubic': {protocol.name: protocol.measure(bicubic, hr) for protocol in protocols}}
     row.update((protocol.name, protocol.measure(sr, hr)) for protocol in protocols)
-    return row, sr
+    others = also() if also else {}
+    if others:
+        row['also'] = {name: {protocol.name: protocol.measure(other, hr) for protocol in protocols}
+                       for name, other in others.items()}
+    return row, dict({'': sr}, **others)
 
 
 def _save(path, sr, unsaved):
@@ -115,6 +125,8 @@ def _summary(rows, failures, protocols, **about):
     def mean(of):
         return {protocol.name: {key: float(np.mean([of(row)[protocol.name][key] for row in rows]))
                                 for key in ('psnr', 'ssim')} for protocol in protocols} if rows else {}
+    if rows and 'also' in rows[0]:
+        about['also'] = {name: mean(lambda row, name=name: row['also'][name]) for name in rows[0]['also']}
     return dict(about, protocols=[protocol.name for protocol in protocols], mean=mean(lambda row: row),
                 bicubic=mean(lambda row: row['bicubic']),
                 seconds=float(np.mean([row['seconds'] for row in rows])) if rows else 0.0,

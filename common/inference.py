@@ -32,26 +32,28 @@ def upscale_picture(upscale, image, scale):
     return sr if image.ndim == 3 else sr[:, :, 0]
 
 
-def upscale_path(upscale, source, target, scale):
+def upscale_path(upscale, source, target, scale, ending=None):
     """Upscale a picture, every picture of a folder, or a video; says what it has written, and returns the paths.
 
     target: a file name (for one picture or video), else a folder, which gets {stem}_x{scale}.png per picture.
+    ending: of such a name before the dot, instead of _x{scale}.
     In a folder a picture that fails is named and the others are done; then ValueError is raised. ValueError also for a
     source of unknown kind and for a target that is the source; OSError at once when the disk is full. Colour profiles
     of pictures are kept.
     """
     source, target = Path(source), Path(target)
+    ending = f'_x{scale}' if ending is None else ending
     if source.is_dir():
-        return _upscale_folder(upscale, source, target, scale)
+        return _upscale_folder(upscale, source, target, scale, ending)
     if not source.exists():
         raise ValueError(f'{source}: no such file or folder; expected a picture, a folder of pictures, or a video')
     extension = source.suffix.lower()
     still_gif = images.is_still_gif(source)
     if extension in video.EXTENSIONS and not still_gif:
-        target = _target(source, target, video.WRITABLE, f'_x{scale}{video.default_extension(source)}')
+        target = _target(source, target, video.WRITABLE, ending + video.default_extension(source))
         video.transcode(source, target, lambda frames: _upscale_frames(upscale, frames, scale), scale)
     elif extension in images.EXTENSIONS or still_gif:
-        target = _target(source, target, images.EXTENSIONS, f'_x{scale}.png')
+        target = _target(source, target, images.EXTENSIONS, ending + '.png')
         picture = images.read(source)
         images.encoder(target, picture)  # what the target cannot hold is told before the work, not after it
         with _tiles_shown():
@@ -100,12 +102,12 @@ def _target(source, target, extensions, ending):
     return target
 
 
-def _upscale_folder(upscale, source, target, scale):
+def _upscale_folder(upscale, source, target, scale, ending):
     if target.suffix.lower() in images.EXTENSIONS and not target.is_dir():
         raise ValueError(f'{target}: {source} is a folder, so its results need a folder')
     if target.is_dir() and os.path.samefile(str(source), str(target)):
         raise ValueError(f'{target}: the results need a folder of their own, where they replace no picture of yours')
-    pictures = _with_targets(images.list_pictures(source), target, f'_x{scale}.png')
+    pictures = _with_targets(images.list_pictures(source), target, ending + '.png')
     if not pictures:
         raise ValueError(f'{source}: no pictures; expected files that end in ' + ' '.join(images.EXTENSIONS))
     written, failed = [], []

@@ -26,15 +26,16 @@ def upscale_tiled(upscale, lr, scale, tile, halo, *, progress=None):
     return _upscale(upscale, lr, scale, tile, halo, progress)[0]
 
 
-def tiled(upscale, scale, tile, halo):
+def tiled(upscale, scale, tile, halo, channels=3):
     """An upscale function lr -> sr that works by tiles and keeps to the smaller tile once memory has run out.
 
-    Its tiles are reported to whoever calls it within `watched`.
+    channels: of what `upscale` answers, more than 3 where it gives several pictures at once. Its tiles are reported to
+    whoever calls it within `watched`.
     """
     largest = [tile]
 
     def upscale_by_tiles(lr):
-        sr, largest[0] = _upscale(upscale, lr, scale, largest[0], halo, _WATCHER.get())
+        sr, largest[0] = _upscale(upscale, lr, scale, largest[0], halo, _WATCHER.get(), channels)
         return sr
     return upscale_by_tiles
 
@@ -49,18 +50,18 @@ def watched(progress):
         _WATCHER.reset(token)
 
 
-def _upscale(upscale, lr, scale, tile, halo, progress):
+def _upscale(upscale, lr, scale, tile, halo, progress, channels=3):
     """(sr, the tile that fitted); a tile of 0 stays 0 while the whole picture fits."""
     if tile < 0 or halo < 0:
         raise ValueError(f'tile {tile} and halo {halo} must be 0 or more LR pixels')
     size = height, width = lr.shape[:2]
-    sr = np.empty((scale * height, scale * width, 3), np.float32)
+    sr = np.empty((scale * height, scale * width, channels), np.float32)
     pending = _with_windows(_split((0, height, 0, width), tile or max(size)), size, halo)
     done = 0
     while pending:
         core, window = pending[0]
         try:
-            piece = call(upscale, lr[window[0]:window[1], window[2]:window[3]], scale)
+            piece = call(upscale, lr[window[0]:window[1], window[2]:window[3]], scale, channels)
         except Exception as error:
             smaller = min(tile or max(size), max(size)) // 2
             if not is_out_of_memory(error) or smaller < SMALLEST_TILE:
@@ -80,10 +81,10 @@ def _upscale(upscale, lr, scale, tile, halo, progress):
     return sr, tile
 
 
-def call(upscale, lr, scale):
-    """upscale(lr), [scale*H, scale*W, 3]; ValueError for an answer of another size, or with NaN or infinite values."""
+def call(upscale, lr, scale, channels=3):
+    """upscale(lr), [scale*H, scale*W, channels]. ValueError for one of another size, or with NaN or infinite values."""
     sr = np.asarray(upscale(_plain(lr)))
-    expected = (scale * lr.shape[0], scale * lr.shape[1], 3)
+    expected = (scale * lr.shape[0], scale * lr.shape[1], channels)
     if sr.shape != expected:
         raise ValueError(f'the network made {sr.shape} of {lr.shape}; expected {expected}: is it for scale {scale}?')
     if not np.isfinite(sr).all():

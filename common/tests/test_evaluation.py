@@ -70,6 +70,27 @@ def test_scores_pictures_and_files(pairs, tmp_path, capsys):
     assert result['bicubic']['y/crop2']['psnr'] != result['mean']['y/crop2']['psnr']
 
 
+def test_other_answers_of_a_run_are_measured_beside_it(pairs, tmp_path):
+    calls = []
+
+    def also():
+        calls.append(1)
+        return {'darker': np.zeros((40, 48, 3)) + len(calls)}
+    out = tmp_path / 'out'
+    result = evaluation.evaluate(bicubic, pairs, 2, dataset='Noise', protocols=[PAPER, PORT], output_dir=out / 'a',
+                                 also=also, place=lambda name, other: str(out / (other or 'a') / f'{name}.png'))
+    assert len(calls) == 3
+    for number, (pair, row) in enumerate(zip(pairs, result['pictures']), 1):
+        saved = images.read(out / 'darker' / f'{pair.name}.png')
+        assert (saved == number).all() and row['picture'] == f'{pair.name}.png'
+        hr = datasets.load_pair(pair, 2)[1]
+        assert row['also'] == {'darker': {protocol.name: protocol.measure(saved, hr) for protocol in (PAPER, PORT)}}
+        assert images.read(out / 'a' / row['picture']).std() > 1
+    expected = np.mean([row['also']['darker'][PORT.name]['psnr'] for row in result['pictures']])
+    assert result['also']['darker'][PORT.name]['psnr'] == pytest.approx(expected)
+    assert json.loads((out / 'a' / 'metrics.json').read_text()) == result
+
+
 def test_a_perfect_network_scores_inf_and_json_stays_readable(pairs, tmp_path, capsys):
     answers = iter([datasets.load_pair(pair, 2)[1] for pair in pairs])
     result = evaluation.evaluate(lambda lr: next(answers), pairs, 2, dataset='Noise', protocols=[PAPER],

@@ -59,6 +59,9 @@ def test_a_picture_to_a_folder_or_a_file(tmp_path):
     assert images.size(tmp_path / 'new' / 'c.webp') == (12, 10)
     inference.upscale_path(nearest, source, tmp_path, 2)
     assert (tmp_path / 'a b_x2.png').exists()
+    for given in (source, tmp_path):
+        inference.upscale_path(nearest, given, tmp_path / 'x2', 2, ending='')
+    assert sorted(path.name for path in (tmp_path / 'x2').iterdir()) == ['a b.png', 'a b_x2.png']
 
 
 @pytest.mark.parametrize('source, target, message', [

@@ -164,3 +164,12 @@ def test_what_upscale_gets_has_positive_strides_at_sides_of_length_one(height, w
     lr = picture(height, width)
     np.testing.assert_allclose(tiles.self_ensemble(upscale, lr), nearest(lr), rtol=1e-6)
     np.testing.assert_array_equal(tiles.upscale_tiled(upscale, lr[::-1, ::-1], 2, 16, 4), nearest(lr[::-1, ::-1]))
+
+
+def test_several_pictures_at_once():
+    one, other, lr = network(2, 3, 0), network(2, 3, 1), picture(20, 26)
+    sr = tiles.tiled(lambda part: np.dstack([one(part), other(part)]), 2, 8, 3, channels=6)(lr)
+    np.testing.assert_allclose(sr[:, :, :3], one(lr), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(sr[:, :, 3:], other(lr), rtol=1e-4, atol=1e-3)
+    with pytest.raises(ValueError, match='expected .16, 16, 6.'):
+        tiles.tiled(one, 2, 8, 0, channels=6)(lr[:8, :8])
