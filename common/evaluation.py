@@ -59,7 +59,7 @@ def evaluate(upscale, pairs, scale, *, dataset, protocols, output_dir=None, save
         raise ValueError(f'{dataset}: no pictures to evaluate')
     print(_header(protocols), flush=True)
     place = place or (lambda name, other: os.path.join(str(output_dir), f'{name}_x{scale}.png'))
-    rows, failures, unsaved = [], {}, []
+    rows, failures, unsaved = [], {}, set()
     for pair in pairs:
         try:
             row, answers = _measure(upscale, pair, scale, protocols, load, also)
@@ -72,7 +72,7 @@ def evaluate(upscale, pairs, scale, *, dataset, protocols, output_dir=None, save
         if output_dir and save_pictures:
             row['picture'] = os.path.relpath(place(pair.name, ''), str(output_dir))
             for other, sr in answers.items():
-                _save(place(pair.name, other), sr, unsaved)
+                _save(place(pair.name, other), sr, pair.name, unsaved)
     result = _summary(rows, failures, protocols, model=model, dataset=dataset, scale=scale)
     if rows:
         print(_row('mean', dict(result['mean'], bicubic=result['bicubic'], seconds=result['seconds']), protocols))
@@ -100,15 +100,15 @@ def _measure(upscale, pair, scale, protocols, load, also):
     return row, dict({'': sr}, **others)
 
 
-def _save(path, sr, unsaved):
-    """Write a picture, or add its path to `unsaved`; the first one of these says why its folder cannot have it."""
+def _save(path, sr, name, unsaved):
+    """Write a picture, or add its name to `unsaved`; the first one of these says why its folder cannot have it."""
     try:
         images.write(path, images.to_uint8(sr))
     except (ValueError, OSError) as error:
         if not unsaved:
             print(f'error: {os.path.dirname(path)}: pictures cannot be written: {cli.describe(error)}',
                   file=sys.stderr, flush=True)
-        unsaved.append(path)
+        unsaved.add(name)
 
 
 def _raise_for(failures, unsaved, of_the_set, output_dir):
