@@ -22,10 +22,14 @@ case $*  in
   *) exec {sys.executable} "$@" ;;
 esac
 '''
+STAND_IN_37 = STAND_IN.replace('-V)', """'-c import sys, venv'*) ;;
+  '-c import sys; print('*) echo 3.7 ;;
+  -V)""").replace('.venv/', '.venv-tf115/').replace('3.11', '3.7.16')
 PYPROJECT = '''[project]
 dependencies = ["numpy"]
 [project.optional-dependencies]
 torch = ["torch>=2.1; python_version > '3'"]
+tensorflow = ["tensorflow"]
 dev = ["pytest"]
 '''
 
@@ -35,23 +39,25 @@ def checkout(tmp_path):
     root = tmp_path / 'a checkout'
     (root / 'ci').mkdir(parents=True)
     shutil.copy(ENV, root / 'ci')
-    (root / 'ci' / 'constraints.txt').write_text('numpy==1.26.4\n')
+    for name in ('constraints.txt', 'constraints-tf115.txt'):
+        (root / 'ci' / name).write_text('numpy==1.26.4\n')
     (root / 'pyproject.toml').write_text(PYPROJECT)
-    (root / 'stand-in').write_text(STAND_IN)
-    (root / 'stand-in').chmod(0o755)
+    for name, text in (('stand-in', STAND_IN), ('stand-in-3.7', STAND_IN_37)):
+        (root / name).write_text(text)
+        (root / name).chmod(0o755)
     return root
 
 
-def start(root, **variables):
-    environment = {**os.environ, 'PYTHON': './stand-in', **variables}
+def start(root, *words, **variables):
+    environment = {**os.environ, 'PYTHON': './stand-in', 'PYTHON37': './stand-in-3.7', **variables}
     environment.pop('MODELZOO_EXTRAS', None) if 'MODELZOO_EXTRAS' not in variables else None
-    return subprocess.Popen(['bash', 'ci/env.sh'], cwd=root, env=environment, stdout=subprocess.PIPE,
+    return subprocess.Popen(['bash', 'ci/env.sh', *words], cwd=root, env=environment, stdout=subprocess.PIPE,
                             stderr=subprocess.STDOUT, start_new_session=True)
 
 
-def env(root, **variables):
+def env(root, *words, **variables):
     """(exit status, output) of ci/env.sh."""
-    process = start(root, **variables)
+    process = start(root, *words, **variables)
     output = process.communicate(timeout=60)[0].decode()
     return process.returncode, output
 
@@ -64,7 +70,7 @@ def calls(root):
     return lines
 
 
-ALL = "pip numpy torch>=2.1; python_version > '3' pytest"
+ALL = "pip numpy torch>=2.1; python_version > '3' tensorflow pytest"
 
 
 def test_builds_once_and_updates_in_place(checkout):
@@ -82,7 +88,7 @@ def test_chosen_extras(checkout):
     assert env(checkout, MODELZOO_EXTRAS='dev')[0] == 0
     assert calls(checkout) == ['venv', 'pip numpy pytest']
     status, output = env(checkout, MODELZOO_EXTRAS='dev,torhc')
-    assert status == 2 and "unknown extra 'torhc' in MODELZOO_EXTRAS; known: ['dev', 'torch']" in output
+    assert status == 2 and "unknown extra 'torhc' in MODELZOO_EXTRAS; known: ['dev', 'tensorflow', 'torch']" in output
     assert env(checkout, MODELZOO_EXTRAS='dev') == (0, '') and calls(checkout) == []  # the mistake did no harm
 
 
@@ -141,5 +147,32 @@ def test_shims_that_do_not_work_are_skipped(checkout):
 
 def test_no_python_is_a_message(checkout):
     status, output = env(checkout, PYTHON='/nowhere/python')
-    assert status == 1 and 'no usable Python among: /nowhere/python. Expected 3.10, 3.11 or 3.12' in output
+    assert status == 1 and 'no usable Python among: /nowhere/python. Expected 3.10 or 3.11 or 3.12' in output
     assert not (checkout / '.venv').exists()
+
+
+def test_tensorflow_1_is_built_beside_it(checkout):
+    assert env(checkout, '--tf115')[0] == 0
+    assert calls(checkout) == ['venv', 'pip numpy tensorflow pytest'] and not (checkout / '.venv').exists()
+    assert env(checkout, '--tf115') == (0, '') and calls(checkout) == []
+    assert env(checkout)[0] == 0 and calls(checkout) == ['venv', ALL]
+    (checkout / 'ci' / 'constraints-tf115.txt').write_text('numpy==1.18.5\n')
+    assert env(checkout) == (0, '') and env(checkout, '--tf115')[0] == 0
+    assert calls(checkout) == ['pip numpy tensorflow pytest']
+
+
+def test_a_python_37_of_pyenv_is_found_and_none_is_a_line(checkout):
+    path = ':'.join(folder for folder in os.environ['PATH'].split(':') if not os.path.exists(f'{folder}/python3.7'))
+    where = {'PYTHON37': '', 'PATH': path, 'PYENV_ROOT': str(checkout / 'py env')}
+    status, output = env(checkout, '--tf115', **where)
+    assert status == 0 and output == 'no Python 3.7 on PATH, in pyenv or $PYTHON37: without TensorFlow 1.15\n'
+    assert not (checkout / '.venv-tf115').exists()
+    folder = checkout / 'py env' / 'versions' / '3.7.16' / 'bin'
+    folder.mkdir(parents=True)
+    shutil.copy(checkout / 'stand-in-3.7', folder / 'python3.7')
+    assert env(checkout, '--tf115', **where)[0] == 0 and calls(checkout) == ['venv', 'pip numpy tensorflow pytest']
+
+
+def test_a_python_37_that_does_not_work_is_a_message(checkout):
+    status, output = env(checkout, '--tf115', PYTHON37='./stand-in')
+    assert status == 1 and f'no usable Python among: {checkout}/stand-in. Expected 3.7 with its venv module' in output

@@ -96,9 +96,37 @@ def test_the_smoke_run_of_one_directory(root):
     assert status == 0 and output.endswith('report of Good_A\n') and 'Weak_B' not in output
 
 
-def test_ci_runs_both_and_fails_when_either_does(root):
+@pytest.fixture
+def tensorflow_1(root):
+    """As if ci/env.sh --tf115 had built an environment of the user's own, for one model."""
+    shutil.copytree(root / '.venv', root / '.venv-tf115')
+    for name, text in (('test_t.py', 'def test_t():\n    pass\n'),
+                       ('smoke.sh', 'echo "smoke with .venv${PYTHON##*.venv}"; test -d "$1"; mkdir "$2"\n')):
+        (root / 'C_TensorFlow' / 'tests').mkdir(parents=True, exist_ok=True)
+        (root / 'C_TensorFlow' / 'tests' / name).write_text(text)
+
+
+def test_tensorflow_1(root, tensorflow_1):
+    (root / 'output' / 'smoke-tf115' / 'C_TensorFlow').mkdir(parents=True)  # an earlier run's
+    status, output = bash(root, 'ci/test.sh', '--tf115')
+    assert status == 0 and 'smoke with .venv-tf115/bin/python\n' in output
+    assert verdicts(output) == [['passed', 'C_TensorFlow'], ['passed', 'C_TensorFlow', 'smoke'], ['passed', 'common']]
+    status, output = bash(root, 'ci/test.sh', 'Good_A', '--tf115')
+    assert status == 2 and "'Good_A' has no tests; known: C_TensorFlow common\n" in output
+    (root / 'C_TensorFlow' / 'tests' / 'smoke.sh').write_text('exit 3\n')
+    status, output = bash(root, 'ci/test.sh', '--tf115', 'C_TensorFlow')
+    assert status == 1 and verdicts(output)[-1] == ['FAILED', 'C_TensorFlow', 'smoke']
+
+
+def test_without_a_python_for_tensorflow_1(root):
+    (root / 'ci' / 'env.sh').write_text('echo "no Python 3.7"\n')
+    assert bash(root, 'ci/test.sh', '--tf115') == (0, 'no Python 3.7\n')
+
+
+def test_ci_runs_all_and_fails_when_one_does(root, tensorflow_1):
+    shutil.rmtree(root / 'C_TensorFlow')
     status, output = bash(root, '.ci/run')
-    assert status == 1 and 'passed  common' in output and 'report of Good_A Weak_B' in output
+    assert status == 1 and output.count('passed  common') == 2 and 'report of Good_A Weak_B' in output
     (root / 'Weak_B' / 'tests' / 'test_b.py').write_text('def test_b():\n    pass\n')
     assert bash(root, '.ci/run')[0] == 1  # the smoke run still fails
     (root / 'Weak_B' / 'tests' / 'smoke.sh').write_text('true\n')
