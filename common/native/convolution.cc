@@ -1,217 +1,116 @@
 // The 3x3 convolution (stride 1, zeros around the picture, NCHW, float32) and its two gradients for CPUs, called through
 // common/native.py and as MindSpore's custom operators: the frameworks' own kernels reach half of what a processor can.
 //
-// Vertically it is Winograd's F(4,3) (Lavin & Gray, Fast Algorithms for Convolutional Neural Networks, 2016, in one
-// dimension): six rows d of the input and three rows g of the kernel give four rows y of the output,
-//     y = A'[(G g) * (B'd)],
-// with 6 products where the plain way takes 12. Horizontally `*` is the plain sum over three taps and all channels; so
-// no value ever moves sideways in a register. The gradient to the input is a convolution by the turned kernel, and the
-// gradient to the kernel is G'[(A dy) * (B'd)]. Results do not depend on the number of threads.
-#include "support.h"
+// It is Winograd's F(4x4,3x3) (Lavin & Gray, Fast Algorithms for Convolutional Neural Networks, 2016): a tile of 6x6
+// pixels d of the input and a kernel g give 4x4 pixels y of the output,
+//     y = A'[(G g G') * (B'd B)] A,
+// by 36 products where the plain way takes 144; summed over the channels they are 36 matrix products. The gradient to
+// the input is a convolution by the turned kernel, and the gradient to the kernel is G'[(A dy A') * (B'd B)] G. Results
+// do not depend on the number of threads.
+#include "transforms.h"
 
-#include <cstring>
 #include <vector>
 
 namespace {
 
-// The points of F(4,3) are 0, A, -A, B, -B and infinity; of those tried, these leave the least rounding error.
-constexpr float A = 0.75f, B = 1.5f, A2 = A * A, B2 = B * B;
-constexpr float G0 = 1 / (A2 * B2), GA = 0.5f / (A2 * (A2 - B2)), GB = 0.5f / (B2 * (B2 - A2));
+constexpr int64_t kCache = 160000;  // floats of transformed input that a thread works on at a time: they stay in L2
+constexpr int kMostTiles = 64;      // and tiles
+constexpr int kBlock = 64;          // channels, in and out, of a task of the kernel's gradient
+constexpr int kChunk = 32;          // tiles that such a task works on at a time
+constexpr int64_t kTasks = 16;      // of the kernel's gradient, where there is work enough
 
-constexpr int kRows = 4, kTaps = 6;  // rows of a tile, and what they become: m and m + 2 of F(m,3)
-constexpr int kVectors = 3;          // registers of neighbouring pixels at once
-constexpr int kColumns = 48;         // columns of a tile; a multiple of kVectors * kLanes
-constexpr int kPitch = (kColumns + 2 + kLanes - 1) / kLanes * kLanes;  // floats of a row of a tile's input
-constexpr int kBlock = 64;           // channels, in and out, of a task of the kernel's gradient
-constexpr int64_t kTasks = 16;       // of the kernel's gradient, where there is work enough
+int64_t round_up(int64_t n, int64_t to) { return ceil_div(n, to) * to; }
 
-struct Tile {  // kRows x kColumns pixels of a picture, or what there is of them
-  int64_t picture, top, left, columns;
-};
-
-struct Shape {
-  int64_t batch, channels, height, width;
-  int64_t plane() const { return height * width; }
-  int64_t tiles() const { return batch * ceil_div(height, kRows) * ceil_div(width, kColumns); }
-  Tile tile(int64_t i) const {
-    int64_t across = ceil_div(width, kColumns), down = ceil_div(height, kRows), left = i % across * kColumns;
-    return {i / across / down, i / across % down * kRows, left, std::min<int64_t>(kColumns, width - left)};
+// sums [kRows][N] of registers = (or with kAdd, +=) the sum over k of a[row, k] * b[k][N]; distances in floats.
+template <int N, bool kAdd>
+void multiply(const float *a, int64_t a_row, int64_t a_k, const float *b, int64_t b_k, int64_t depth, float *to,
+              int64_t to_row) {
+  Vector sums[kRows][N];
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) sums[i][n] = kAdd ? load(to + i * to_row + n * kLanes) : Vector{};
+  for (int64_t k = 0; k < depth; ++k, a += a_k, b += b_k) {
+    Vector right[N];
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) right[n] = load(b + n * kLanes);
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) sums[i][n] += a[i * a_row] * right[n];
   }
-};
-
-// Rows top..top+rows of a [height,width] plane from column left on into rows of `pitch` floats, zeros outside of it.
-void copy_rows(const float *plane, const Shape &s, int64_t top, int rows, int64_t left, int pitch, float *to) {
-  int64_t first = std::max<int64_t>(left, 0), last = std::min(left + pitch, s.width);
-  for (int r = 0; r < rows; ++r, to += pitch) {
-    int64_t y = top + r;
-    if (y < 0 || y >= s.height) {
-      std::memset(to, 0, 4 * pitch);
-      continue;
-    }
-    for (int64_t x = first; x < last + 16; x += 16)  // of the next channel
-      __builtin_prefetch(plane + s.height * s.width + y * s.width + x);
-    if (first > left) to[0] = 0;  // left is -1 at the least
-    std::memcpy(to + (first - left), plane + y * s.width + first, 4 * (last - first));
-    if (last - left < pitch) std::memset(to + (last - left), 0, 4 * (left + pitch - last));
-  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) store(to + i * to_row + n * kLanes, sums[i][n]);
 }
 
-// B'd: the input of a tile, its six rows into six places `stride` apart.
-void transform_input(const float *plane, const Shape &s, const Tile &tile, int64_t stride, float *to) {
-  alignas(64) float rows[kTaps * kPitch];
-  copy_rows(plane, s, tile.top - 1, kTaps, tile.left - 1, kPitch, rows);
-  for (int x = 0; x < kPitch; x += kLanes, to += kLanes) {
-    Vector d[kTaps];
-    for (int r = 0; r < kTaps; ++r) d[r] = load(rows + r * kPitch + x);
-    store(to, A2 * B2 * d[0] - (A2 + B2) * d[2] + d[4]);
-    Vector even = d[4] - B2 * d[2], odd = A * (d[3] - B2 * d[1]);
-    store(to + stride, even + odd);
-    store(to + 2 * stride, even - odd);
-    even = d[4] - A2 * d[2], odd = B * (d[3] - A2 * d[1]);
-    store(to + 3 * stride, even + odd);
-    store(to + 4 * stride, even - odd);
-    store(to + 5 * stride, A2 * B2 * d[1] - (A2 + B2) * d[3] + d[5]);
-  }
-}
+// Registers of channels of the panel that begins with register j of `count`: kVectors, or 1 where so many are not left.
+int64_t panel(int64_t j, int64_t count) { return count - j >= kVectors ? kVectors : 1; }
 
-// A'm: four rows of one channel's output, plus bias, those of them that lie inside the picture.
-void transform_output(const float *m, float bias, float *plane, const Shape &s, const Tile &tile) {
-  int rows = std::min<int64_t>(kRows, s.height - tile.top);
-  for (int x = 0; x < tile.columns; x += kLanes) {
-    Vector v[kTaps], y[kRows];
-    for (int t = 0; t < kTaps; ++t) v[t] = load(m + t * kOutputs * kColumns + x);
-    Vector even = v[1] + v[2], odd = v[1] - v[2], even2 = v[3] + v[4], odd2 = v[3] - v[4];
-    y[0] = v[0] + even + even2 + bias;
-    y[1] = A * odd + B * odd2 + bias;
-    y[2] = A2 * even + B2 * even2 + bias;
-    y[3] = A * A2 * odd + B * B2 * odd2 + v[5] + bias;
-    for (int r = 0; r < rows; ++r) {
-      float *to = plane + (tile.top + r) * s.width + tile.left + x;
-      if (tile.columns - x >= kLanes) store(to, y[r]);
-      else std::memcpy(to, &y[r], 4 * (tile.columns - x));
-    }
-  }
-}
-
-// G g for all kernels: from [to][from][3][3], or turned by 180 degrees from [from][to][3][3], to
-// [to / kOutputs][kTaps][from][3][kOutputs], with zeros for the outputs that are not there.
+// G g G' of all kernels, from [to][from][3][3], or turned by 180 degrees from [from][to][3][3], to
+// [kProducts][panels of outputs][from][outputs of the panel], with zeros for the outputs that are not there.
 void pack_kernels(const float *w, int64_t outputs, int64_t inputs, bool turned, float *packed) {
-  int64_t stride = inputs * 3 * kOutputs;
-  parallel(ceil_div(outputs, kOutputs), 0, [&](int64_t block, float *) {
-    float *to = packed + block * kTaps * stride;
-    for (int64_t c = 0; c < inputs; ++c)
-      for (int tap = 0; tap < 3; ++tap)
-        for (int i = 0; i < kOutputs; ++i, ++to) {
-          int64_t o = block * kOutputs + i;
-          float g[3] = {0, 0, 0};
-          for (int row = 0; row < 3 && o < outputs; ++row)
-            g[row] = turned ? w[(c * outputs + o) * 9 + 8 - (row * 3 + tap)] : w[(o * inputs + c) * 9 + row * 3 + tap];
-          to[0] = G0 * g[0];
-          to[stride] = GA * (g[0] + A * g[1] + A2 * g[2]);
-          to[2 * stride] = GA * (g[0] - A * g[1] + A2 * g[2]);
-          to[3 * stride] = GB * (g[0] + B * g[1] + B2 * g[2]);
-          to[4 * stride] = GB * (g[0] - B * g[1] + B2 * g[2]);
-          to[5 * stride] = g[2];
-        }
+  int64_t registers = ceil_div(outputs, kLanes);
+  parallel(registers, 0, [&](int64_t j, float *) {
+    int64_t first = j;  // register of the panel
+    while (first % kVectors && panel(first - first % kVectors, registers) == kVectors) --first;
+    int64_t width = panel(first, registers) * kLanes;
+    for (int64_t c = 0; c < inputs; ++c) {
+      Vector g[9] = {}, u[kProducts];
+      for (int i = 0; i < std::min<int64_t>(kLanes, outputs - j * kLanes); ++i) {
+        int64_t o = j * kLanes + i;
+        for (int tap = 0; tap < 9; ++tap)
+          g[tap][i] = turned ? w[(c * outputs + o) * 9 + 8 - tap] : w[(o * inputs + c) * 9 + tap];
+      }
+      transform_kernels(g, u);
+      for (int p = 0; p < kProducts; ++p)
+        store(packed + (p * registers + first) * kLanes * inputs + c * width + (j - first) * kLanes, u[p]);
+    }
   });
 }
 
-// m [kOutputs][kColumns] = kernels u [channels][3][kOutputs] on rows v [channels][kPitch], N registers of pixels.
-template <int N>
-void multiply(const float *v, const float *u, int64_t channels, float *m) {
-  Vector sums[kOutputs][N] = {};
-  for (int64_t c = 0; c < channels; ++c, v += kPitch) {
-#pragma GCC unroll 3
-    for (int tap = 0; tap < 3; ++tap, u += kOutputs) {
-      Vector pixels[N];
-#pragma GCC unroll 3
-      for (int n = 0; n < N; ++n) pixels[n] = load(v + tap + n * kLanes);
-#pragma GCC unroll 8
-      for (int o = 0; o < kOutputs; ++o)
-#pragma GCC unroll 3
-        for (int n = 0; n < N; ++n) sums[o][n] += u[o] * pixels[n];
+// m [kProducts][tiles][width] = transformed input v [kProducts][tiles][channels] times a panel u of width channels.
+void multiply_panel(const Place &v, const float *u, int64_t u_product, int64_t channels, int64_t tiles, int64_t width,
+                    const Place &m) {
+  for (int p = 0; p < kProducts; ++p, u += u_product)
+    for (int64_t t = 0; t < tiles; t += kRows) {
+      auto part = width == kLanes ? multiply<1, false> : multiply<kVectors, false>;
+      part(v.at + p * v.product + t * v.tile, v.tile, 1, u, width, channels, m.at + p * m.product + t * m.tile, m.tile);
     }
-  }
-  for (int o = 0; o < kOutputs; ++o)
-    for (int n = 0; n < N; ++n) store(m + o * kColumns + n * kLanes, sums[o][n]);
 }
 
 void convolve(const float *x, const Shape &in, const float *w, bool turned, const float *bias, float *y,
               int64_t outputs) {
-  int64_t kernel = in.channels * 3 * kOutputs, stride = in.channels * kPitch;
-  Buffer packed(ceil_div(outputs, kOutputs) * kTaps * kernel);
+  int64_t registers = ceil_div(outputs, kLanes), padded = round_up(in.channels, kLanes), count = in.tiles();
+  Buffer packed(kProducts * registers * kLanes * in.channels);
   pack_kernels(w, outputs, in.channels, turned, packed.data);
-  parallel(in.tiles(), kTaps * stride, [&](int64_t task, float *v) {
-    Tile tile = in.tile(task);
-    for (int64_t c = 0; c < in.channels; ++c)
-      transform_input(x + (tile.picture * in.channels + c) * in.plane(), in, tile, stride, v + c * kPitch);
-    alignas(64) float m[kTaps][kOutputs * kColumns];
-    for (int64_t o = 0; o < outputs; o += kOutputs) {
-      for (int t = 0; t < kTaps; ++t) {
-        const float *u = packed.data + (o / kOutputs * kTaps + t) * kernel;
-        for (int64_t i = 0; i < tile.columns; i += kVectors * kLanes) {
-          const float *from = v + t * stride + i;
-          if (tile.columns - i > 2 * kLanes) multiply<3>(from, u, in.channels, m[t] + i);
-          else if (tile.columns - i > kLanes) multiply<2>(from, u, in.channels, m[t] + i);
-          else multiply<1>(from, u, in.channels, m[t] + i);
+  int64_t most = std::min<int64_t>(kCache / (kProducts * padded) / kRows * kRows, kMostTiles);
+  int64_t tiles = std::max<int64_t>(std::min(most, round_up(ceil_div(count, 2 * thread_count()), kRows)), kRows);
+  // A line more from product to product: powers of two would all fall into the same few sets of the cache.
+  int64_t v_product = tiles * padded + 16, m_product = tiles * kVectors * kLanes + 16;
+  parallel(ceil_div(count, tiles), kProducts * (v_product + m_product), [&](int64_t task, float *scratch) {
+    int64_t first = task * tiles, last = std::min(first + tiles, count);
+    Place v{scratch, v_product, padded}, m{scratch + kProducts * v_product, m_product, 0};
+    for_runs(in, first, last, [&](const Run &run) {
+      for (int64_t c = 0; c < in.channels; c += kLanes)
+        transform_input(planes_of(x, in, run.picture, c), in, run, {v.at + run.index * padded + c, v.product, v.tile});
+    });
+    for (int64_t j = 0, wide; j < registers; j += wide) {
+      wide = panel(j, registers), m.tile = wide * kLanes;
+      multiply_panel(v, packed.data + j * kLanes * in.channels, registers * kLanes * in.channels, in.channels,
+                     last - first, m.tile, m);
+      for_runs(in, first, last, [&](const Run &run) {
+        for (int64_t n = 0; n < wide; ++n) {
+          int64_t o = (j + n) * kLanes, there = std::min<int64_t>(kLanes, outputs - o);
+          Vector shift = {};
+          for (int64_t i = 0; bias && i < there; ++i) shift[i] = bias[o + i];
+          transform_output({m.at + run.index * m.tile + n * kLanes, m.product, m.tile}, shift, in, run, there,
+                           y + (run.picture * outputs + o) * in.plane());
         }
-      }
-      for (int64_t i = 0; i < std::min<int64_t>(kOutputs, outputs - o); ++i)
-        transform_output(m[0] + i * kColumns, bias ? bias[o + i] : 0,
-                         y + (tile.picture * outputs + o + i) * in.plane(), in, tile);
+      });
     }
   });
-}
-
-// A dy: four rows of one channel of the output's gradient into six places `stride` apart. Returns their sum.
-float transform_gradient(const float *plane, const Shape &s, const Tile &tile, int64_t stride, float *to) {
-  alignas(64) float rows[kRows * kColumns];
-  copy_rows(plane, s, tile.top, kRows, tile.left, kColumns, rows);
-  Vector sums = {};
-  for (int x = 0; x < kColumns; x += kLanes, to += kLanes) {
-    Vector y[kRows];
-    for (int r = 0; r < kRows; ++r) y[r] = load(rows + r * kColumns + x);
-    sums += (y[0] + y[1]) + (y[2] + y[3]);
-    Vector even = y[0] + A2 * y[2], odd = A * (y[1] + A2 * y[3]);
-    store(to, y[0]);
-    store(to + stride, even + odd);
-    store(to + 2 * stride, even - odd);
-    even = y[0] + B2 * y[2], odd = B * (y[1] + B2 * y[3]);
-    store(to + 3 * stride, even + odd);
-    store(to + 4 * stride, even - odd);
-    store(to + 5 * stride, y[3]);
-  }
-  float sum = 0;
-  for (int i = 0; i < kLanes; ++i) sum += sums[i];
-  return sum;
-}
-
-// rows [kLanes][kPitch] of pixels to [kColumns + 2][kLanes].
-void transpose(const float *from, float *to) {
-  for (int x = 0; x < kColumns + 2; ++x)
-    for (int c = 0; c < kLanes; ++c) to[x * kLanes + c] = from[c * kPitch + x];
-}
-
-// sums [kOutputs][3][kLanes] += gradients y [kOutputs][kColumns] times pixels v [columns + 2][kLanes] of the inputs.
-void accumulate(const float *y, const float *v, int64_t columns, float *to) {
-  Vector sums[kOutputs][3];
-#pragma GCC unroll 8
-  for (int o = 0; o < kOutputs; ++o)
-#pragma GCC unroll 3
-    for (int tap = 0; tap < 3; ++tap) sums[o][tap] = load(to + (o * 3 + tap) * kLanes);
-  for (int64_t x = 0; x < columns; ++x) {
-    Vector pixels[3];
-#pragma GCC unroll 3
-    for (int tap = 0; tap < 3; ++tap) pixels[tap] = load(v + (x + tap) * kLanes);
-#pragma GCC unroll 8
-    for (int o = 0; o < kOutputs; ++o)
-#pragma GCC unroll 3
-      for (int tap = 0; tap < 3; ++tap) sums[o][tap] += y[o * kColumns + x] * pixels[tap];
-  }
-#pragma GCC unroll 8
-  for (int o = 0; o < kOutputs; ++o)
-#pragma GCC unroll 3
-    for (int tap = 0; tap < 3; ++tap) store(to + (o * 3 + tap) * kLanes, sums[o][tap]);
 }
 
 struct Block {  // of channels
@@ -219,81 +118,70 @@ struct Block {  // of channels
   int64_t first, count;
 };
 
-constexpr int64_t kSums = kTaps * 3 * kBlock * kBlock;  // floats of the sums of a task
-constexpr int64_t kPlace = kOutputs * 3 * kLanes;       // and of those that accumulate() adds to
-constexpr int64_t kGradients = kBlock * kColumns, kPixels = (kColumns + 2) * kLanes, kStage = kLanes * kPitch;
+constexpr int64_t kSums = kProducts * kBlock * kBlock;   // floats of the sums of a task: [kProducts][outputs][inputs]
+constexpr int64_t kProduct = kChunk * kBlock + 16;       // and of what it multiplies, from product to product
 
-// Where in a task's sums those for tap t, the outputs around o and the inputs around c stand.
-int64_t place(const Block &outputs, const Block &inputs, int t, int64_t o, int64_t c) {
-  int64_t row = t * ceil_div(outputs.count, kOutputs) + o / kOutputs;
-  return (row * ceil_div(inputs.count, kLanes) + c / kLanes) * kPlace;
+// Adds what a few tiles give to the sums, and to the sums of dy unless bias is null.
+void add_tiles(const float *dy, const Shape &out, const float *x, const Shape &in, int64_t first, int64_t last,
+               const Block &outputs, const Block &inputs, float *scratch, float *sums, double *bias) {
+  Place left{scratch, kProduct, kBlock}, right{scratch + kProducts * kProduct, kProduct, kBlock};
+  for_runs(in, first, last, [&](const Run &run) {
+    for (int64_t o = 0; o < outputs.count; o += kLanes) {
+      Planes planes = planes_of(dy, out, run.picture, outputs.first + o);
+      Vector total = transform_gradient(planes, out, run, {left.at + run.index * kBlock + o, kProduct, kBlock});
+      for (int64_t i = 0; bias && i < planes.count; ++i) bias[o + i] += total[i];
+    }
+    for (int64_t c = 0; c < inputs.count; c += kLanes)
+      transform_input(planes_of(x, in, run.picture, inputs.first + c), in, run,
+                      {right.at + run.index * kBlock + c, kProduct, kBlock});
+  });
+  int64_t registers = ceil_div(inputs.count, kLanes);
+  for (int p = 0; p < kProducts; ++p)
+    for (int64_t o = 0; o < outputs.count; o += kRows)
+      for (int64_t j = 0, wide; j < registers; j += wide) {
+        wide = panel(j, registers);
+        auto part = wide == 1 ? multiply<1, true> : multiply<kVectors, true>;
+        part(left.at + p * kProduct + o, 1, kBlock, right.at + p * kProduct + j * kLanes, kBlock, last - first,
+             sums + (p * kBlock + o) * kBlock + j * kLanes, kBlock);
+      }
 }
 
-// Adds what one tile gives to the sums, and to the sums of dy unless bias is null.
-void add_tile(const float *dy, const float *x, const Shape &in, const Tile &tile, const Block &outputs,
-              const Block &inputs, float *scratch, float *sums, double *bias) {
-  float *u = scratch, *stage = u + kTaps * kGradients, *v = stage + kTaps * kStage;
-  for (int64_t o = 0; o < outputs.count; ++o) {
-    float total = transform_gradient(dy + o * in.plane(), in, tile, kGradients, u + o * kColumns);
-    if (bias) bias[o] += total;
+// G'(sums of all slices, `stride` floats apart) G for one output and kLanes inputs, to dw [inputs][3][3].
+void add_slices(const float *sums, int64_t slices, int64_t stride, int64_t inputs, float *dw) {
+  Vector u[kProducts], g[9];
+  for (int p = 0; p < kProducts; ++p) {
+    u[p] = Vector{};
+    for (int64_t slice = 0; slice < slices; ++slice) u[p] += load(sums + slice * stride + p * kBlock * kBlock);
   }
-  for (int64_t c = 0; c < inputs.count; ++c) {
-    transform_input(x + c * in.plane(), in, tile, kStage, stage + c % kLanes * kPitch);
-    if (c + 1 < inputs.count && (c + 1) % kLanes) continue;
-    for (int t = 0; t < kTaps; ++t) transpose(stage + t * kStage, v + (c / kLanes * kTaps + t) * kPixels);
-  }
-  for (int t = 0; t < kTaps; ++t)
-    for (int64_t o = 0; o < outputs.count; o += kOutputs)
-      for (int64_t c = 0; c < inputs.count; c += kLanes)
-        accumulate(u + t * kGradients + o * kColumns, v + (c / kLanes * kTaps + t) * kPixels, tile.columns,
-                   sums + place(outputs, inputs, t, o, c));
-}
-
-// G' times the sums of all slices, `stride` floats apart, for output o and the inputs from c on: to dw [inputs][3][3].
-void add_slices(const float *sums, int64_t slices, int64_t stride, const Block &outputs, const Block &inputs, int64_t o,
-                int64_t c, float *dw) {
-  for (int tap = 0; tap < 3; ++tap) {
-    Vector s[kTaps] = {};
-    for (int64_t slice = 0; slice < slices; ++slice)
-      for (int t = 0; t < kTaps; ++t)
-        s[t] += load(sums + slice * stride + place(outputs, inputs, t, o, c) + (o % kOutputs * 3 + tap) * kLanes);
-    Vector even = GA * (s[1] + s[2]), even2 = GB * (s[3] + s[4]);
-    Vector g[3] = {G0 * s[0] + even + even2, A * GA * (s[1] - s[2]) + B * GB * (s[3] - s[4]),
-                   A2 * even + B2 * even2 + s[5]};
-    for (int64_t i = 0; i < std::min<int64_t>(kLanes, inputs.count - c); ++i)
-      for (int row = 0; row < 3; ++row) dw[i * 9 + row * 3 + tap] = g[row][i];
-  }
+  kernel_gradients(u, g);
+  for (int64_t i = 0; i < std::min<int64_t>(kLanes, inputs); ++i)
+    for (int tap = 0; tap < 9; ++tap) dw[i * 9 + tap] = g[tap][i];
 }
 
 // The gradients of the kernel [outputs][channels][3][3] and of the bias [outputs]. A task takes a Block of outputs, one
 // of inputs, and one slice of the tiles; how many slices there are depends on the shape alone.
 void kernel_gradient(const float *dy, const float *x, const Shape &in, int64_t outputs, float *dw, float *dbias) {
+  Shape out{in.batch, outputs, in.height, in.width};
   int64_t inward = ceil_div(in.channels, kBlock), blocks = ceil_div(outputs, kBlock) * inward;
   int64_t tiles = in.tiles(), slices = std::min(tiles, ceil_div(kTasks, blocks));
-  int64_t scratch_size = kTaps * (kGradients + kStage + kBlock / kLanes * kPixels);
   Buffer sums(slices * blocks * kSums);
   std::vector<double> bias(slices * outputs);
-  parallel(slices * blocks, scratch_size, [&](int64_t task, float *scratch) {
-    int64_t slice = task / blocks;
+  parallel(slices * blocks, 2 * kProducts * kProduct, [&](int64_t task, float *scratch) {
+    int64_t slice = task / blocks, end = tiles * (slice + 1) / slices;
     Block to(task % blocks / inward, outputs), from(task % inward, in.channels);
-    std::memset(scratch, 0, 4 * scratch_size);  // channels that are not there stay zero
     std::memset(sums.data + task * kSums, 0, 4 * kSums);
-    for (int64_t i = tiles * slice / slices; i < tiles * (slice + 1) / slices; ++i) {
-      Tile tile = in.tile(i);
-      add_tile(dy + (tile.picture * outputs + to.first) * in.plane(),
-               x + (tile.picture * in.channels + from.first) * in.plane(), in, tile, to, from, scratch,
-               sums.data + task * kSums, from.first ? nullptr : &bias[slice * outputs + to.first]);
-    }
+    for (int64_t i = tiles * slice / slices; i < end; i += kChunk)
+      add_tiles(dy, out, x, in, i, std::min(i + kChunk, end), to, from, scratch, sums.data + task * kSums,
+                from.first ? nullptr : &bias[slice * outputs + to.first]);
   });
   parallel(outputs, 0, [&](int64_t o, float *) {
     double total = 0;
     for (int64_t slice = 0; slice < slices; ++slice) total += bias[slice * outputs + o];
     dbias[o] = total;
-    Block to(o / kBlock, outputs);
     for (int64_t c = 0; c < in.channels; c += kLanes) {
-      Block from(c / kBlock, in.channels);
-      add_slices(sums.data + (o / kBlock * inward + c / kBlock) * kSums, slices, blocks * kSums, to, from, o - to.first,
-                 c - from.first, dw + (o * in.channels + c) * 9);
+      int64_t block = o / kBlock * inward + c / kBlock, place = o % kBlock * kBlock + c % kBlock;
+      add_slices(sums.data + block * kSums + place, slices, blocks * kSums, in.channels - c,
+                 dw + (o * in.channels + c) * 9);
     }
   });
 }

@@ -18,19 +18,46 @@
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int kLanes = 16, kOutputs = 8;  // floats of a register; output channels at once: 8 x 3 sums and 4 to spare
+constexpr int kLanes = 16, kRows = 8, kVectors = 2;  // floats of a register; registers of sums: kRows x kVectors
 #elif defined(__AVX__)
-constexpr int kLanes = 8, kOutputs = 4;
+constexpr int kLanes = 8, kRows = 4, kVectors = 2;
 #elif defined(__aarch64__)
-constexpr int kLanes = 4, kOutputs = 8;
+constexpr int kLanes = 4, kRows = 4, kVectors = 4;
 #else
-constexpr int kLanes = 4, kOutputs = 4;
+constexpr int kLanes = 4, kRows = 4, kVectors = 2;
 #endif
 
 typedef float Vector __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 
 inline Vector load(const float *p) { return *reinterpret_cast<const Vector *>(p); }
 inline void store(float *p, Vector v) { *reinterpret_cast<Vector *>(p) = v; }
+
+// v[i][j] and v[j][i] change places.
+inline void transpose(Vector *v) {
+#ifdef __clang__  // it has no __builtin_shuffle
+  for (int i = 0; i < kLanes; ++i)
+    for (int j = 0; j < i; ++j) {
+      float value = v[i][j];
+      v[i][j] = v[j][i];
+      v[j][i] = value;
+    }
+#else
+  typedef int32_t Indices __attribute__((vector_size(4 * kLanes)));
+#pragma GCC unroll 4
+  for (int half = kLanes / 2; half; half /= 2) {  // quarters of blocks of 2 * half rows and columns change places
+    Indices low, high;
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) low[i] = i & half ? i - half + kLanes : i, high[i] = i & half ? i + kLanes : i + half;
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i)
+      if (!(i & half)) {
+        Vector a = v[i], b = v[i + half];
+        v[i] = __builtin_shuffle(a, b, low);
+        v[i + half] = __builtin_shuffle(a, b, high);
+      }
+  }
+#endif
+}
 
 int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
