@@ -1,6 +1,8 @@
 # Sourced by the training launchers, train_steps, save_freq set: their options, ${train_flags[@]} for train.py.
-option data_path '' 'folder that holds DIV2K/, and BSD100/ or benchmark/ to validate on' path
-option output_path output 'results go to OUTPUT_PATH/X{scales}, a further run to X{scales}_2 and so on' path
+[[ -n ${_kind[data_path]:-} ]] ||
+  option data_path '' 'folder that holds DIV2K/, and BSD100/ or benchmark/ to validate on' path
+[[ -n ${_kind[output_path]:-} ]] ||
+  option output_path output 'results go to OUTPUT_PATH/X{scales}, a further run to X{scales}_2 and so on' path
 option device auto 'npu, gpu, cpu or auto (the best there is)'
 synonym chip device
 option batch_size 8 'patches per step on each device'

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Training on ModelArts, a million steps at x4: bash scripts/run_npu.sh CODE_DIR DATA_DIR RESULT_DIR OBS_DIR
+. "$(dirname "$0")/../../common/launch.sh"
+train_steps=1000000 save_freq=10000
+positional code_dir 'the folder above that of this script' path required
+positional data_path 'folder that holds DIV2K/, or dataset/ with it' path required
+positional output_path 'results go to OUTPUT_PATH/X{scales}, a further run to X{scales}_2 and so on' path required
+positional obs_dir 'folder of an object store that gets a copy of the results'
+set -- --device=npu "$@"
+. test/train_options.sh
+[ "$code_dir" -ef . ] || usage_error "code_dir is '$code_dir', but this script belongs to $PWD"
+run "$python" train.py "${train_flags[@]}" --case=acc ${obs_dir:+--platform=modelarts --obs_dir="$obs_dir"} \
+  "${forwarded[@]}"
