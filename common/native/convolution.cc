@@ -16,7 +16,7 @@ namespace {
 constexpr int64_t kCache = 160000;  // floats of transformed input that a thread works on at a time: they stay in L2
 constexpr int kMostTiles = 64;      // and tiles
 constexpr int kBlock = 64;          // channels, in and out, of a task of the kernel's gradient
-constexpr int kChunk = 32;          // tiles that such a task works on at a time
+constexpr int kChunk = 48;          // tiles that such a task works on at a time
 constexpr int64_t kTasks = 16;      // of the kernel's gradient, where there is work enough
 
 int64_t round_up(int64_t n, int64_t to) { return ceil_div(n, to) * to; }
@@ -121,9 +121,9 @@ struct Block {  // of channels
 constexpr int64_t kSums = kProducts * kBlock * kBlock;   // floats of the sums of a task: [kProducts][outputs][inputs]
 constexpr int64_t kProduct = kChunk * kBlock + 16;       // and of what it multiplies, from product to product
 
-// Adds what a few tiles give to the sums, and to the sums of dy unless bias is null.
+// Adds what a few tiles give to the sums, or begins them, and to the sums of dy unless bias is null.
 void add_tiles(const float *dy, const Shape &out, const float *x, const Shape &in, int64_t first, int64_t last,
-               const Block &outputs, const Block &inputs, float *scratch, float *sums, double *bias) {
+               const Block &outputs, const Block &inputs, float *scratch, bool begin, float *sums, double *bias) {
   Place left{scratch, kProduct, kBlock}, right{scratch + kProducts * kProduct, kProduct, kBlock};
   for_runs(in, first, last, [&](const Run &run) {
     for (int64_t o = 0; o < outputs.count; o += kLanes) {
@@ -140,7 +140,8 @@ void add_tiles(const float *dy, const Shape &out, const float *x, const Shape &i
     for (int64_t o = 0; o < outputs.count; o += kRows)
       for (int64_t j = 0, wide; j < registers; j += wide) {
         wide = panel(j, registers);
-        auto part = wide == 1 ? multiply<1, true> : multiply<kVectors, true>;
+        auto part = wide == 1 ? begin ? multiply<1, false> : multiply<1, true>
+                              : begin ? multiply<kVectors, false> : multiply<kVectors, true>;
         part(left.at + p * kProduct + o, 1, kBlock, right.at + p * kProduct + j * kLanes, kBlock, last - first,
              sums + (p * kBlock + o) * kBlock + j * kLanes, kBlock);
       }
@@ -167,11 +168,10 @@ void kernel_gradient(const float *dy, const float *x, const Shape &in, int64_t o
   Buffer sums(slices * blocks * kSums);
   std::vector<double> bias(slices * outputs);
   parallel(slices * blocks, 2 * kProducts * kProduct, [&](int64_t task, float *scratch) {
-    int64_t slice = task / blocks, end = tiles * (slice + 1) / slices;
+    int64_t slice = task / blocks, begin = tiles * slice / slices, end = tiles * (slice + 1) / slices;
     Block to(task % blocks / inward, outputs), from(task % inward, in.channels);
-    std::memset(sums.data + task * kSums, 0, 4 * kSums);
-    for (int64_t i = tiles * slice / slices; i < end; i += kChunk)
-      add_tiles(dy, out, x, in, i, std::min(i + kChunk, end), to, from, scratch, sums.data + task * kSums,
+    for (int64_t i = begin; i < end; i += kChunk)
+      add_tiles(dy, out, x, in, i, std::min(i + kChunk, end), to, from, scratch, i == begin, sums.data + task * kSums,
                 from.first ? nullptr : &bias[slice * outputs + to.first]);
   });
   parallel(outputs, 0, [&](int64_t o, float *) {

@@ -14,6 +14,7 @@
 #include <new>
 #include <system_error>
 #include <thread>
+#include <utility>
 
 namespace {
 
@@ -32,31 +33,27 @@ typedef float Vector __attribute__((vector_size(4 * kLanes), aligned(4), may_ali
 inline Vector load(const float *p) { return *reinterpret_cast<const Vector *>(p); }
 inline void store(float *p, Vector v) { *reinterpret_cast<Vector *>(p) = v; }
 
-// v[i][j] and v[j][i] change places.
-inline void transpose(Vector *v) {
-#ifdef __clang__  // it has no __builtin_shuffle
-  for (int i = 0; i < kLanes; ++i)
-    for (int j = 0; j < i; ++j) {
-      float value = v[i][j];
-      v[i][j] = v[j][i];
-      v[j][i] = value;
-    }
+// Of two rows of blocks of 2 * kHalf columns: a's second halves and b's first halves change places.
+template <int kHalf, int... i>
+inline void swap_halves(Vector &a, Vector &b, std::integer_sequence<int, i...>) {
+#ifdef __clang__
+  Vector first = __builtin_shufflevector(a, b, (i & kHalf ? i - kHalf + kLanes : i)...);
+  b = __builtin_shufflevector(a, b, (i & kHalf ? i + kLanes : i + kHalf)...);
 #else
   typedef int32_t Indices __attribute__((vector_size(4 * kLanes)));
-#pragma GCC unroll 4
-  for (int half = kLanes / 2; half; half /= 2) {  // quarters of blocks of 2 * half rows and columns change places
-    Indices low, high;
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i) low[i] = i & half ? i - half + kLanes : i, high[i] = i & half ? i + kLanes : i + half;
-#pragma GCC unroll 16
-    for (int i = 0; i < kLanes; ++i)
-      if (!(i & half)) {
-        Vector a = v[i], b = v[i + half];
-        v[i] = __builtin_shuffle(a, b, low);
-        v[i + half] = __builtin_shuffle(a, b, high);
-      }
-  }
+  Vector first = __builtin_shuffle(a, b, Indices{(i & kHalf ? i - kHalf + kLanes : i)...});
+  b = __builtin_shuffle(a, b, Indices{(i & kHalf ? i + kLanes : i + kHalf)...});
 #endif
+  a = first;
+}
+
+// v[i][j] and v[j][i] change places.
+template <int kHalf = kLanes / 2>
+inline void transpose(Vector *v) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i)
+    if (!(i & kHalf)) swap_halves<kHalf>(v[i], v[i + kHalf], std::make_integer_sequence<int, kLanes>{});
+  if constexpr (kHalf > 1) transpose<kHalf / 2>(v);
 }
 
 int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
