@@ -7,9 +7,9 @@ launchers, by hand:
     python3 train.py --dataloader=div2k_loader --data_path=/data --scales=2,3,4 --bsrn_clip_norm=5  # as the authors
 """
 import contextlib
-import copy
 import json
 import os
+import signal
 import sys
 import time
 
@@ -29,9 +29,6 @@ from models.session_config import open_device
 from options import parse
 from training import Meter, Run
 
-# progress of a run, in its checkpoints; validated: the step of the last validation; scores: [[PSNR, SSIM], ...];
-# kept, rolling: steps of the checkpoints that --save_freq and --resume_freq made
-FRESH = {'step': 0, 'validated': 0, 'best': -1.0, 'scores': [], 'kept': [], 'rolling': []}
 ROLLING = 2  # of --resume_freq, the newest so many stay
 AUTO = ('BSD100', 'DIV2K')  # what --valid_set=auto looks for
 # what may change when a run is resumed: it is said, and what follows from it
@@ -49,7 +46,7 @@ def open_data(options, loader, ranks):
     sampler = dataloaders.open_sampler(pairs, options, ranks.rank, ranks.world_size)
     if ranks.rank == 0:
         print(f'data: {count} images are prepared (caching {"enabled" if options.data_cached else "disabled"})')
-    trained = {pair.hr for of_scale in pairs.values() for pair in of_scale}
+    trained = {os.path.realpath(pair.hr) for of_scale in pairs.values() for pair in of_scale}
     return sampler, validation_sets(options, trained), max(count // (options.batch_size * ranks.world_size), 1)
 
 
@@ -70,7 +67,7 @@ def validation_sets(options, trained):
     for name, scale, pairs in sets:
         for pair in pairs:
             datasets.load_pair(pair, scale)
-        shared = sum(pair.hr in trained for pair in pairs)
+        shared = sum(os.path.realpath(pair.hr) in trained for pair in pairs)
         if shared:
             print(f'warning: {shared} of {len(pairs)} validation pictures of {name} are trained on too: name another '
                   'set with --valid_set')
@@ -125,8 +122,7 @@ def train(options, model, run, data, resumed=None):
     (sampler, sets, epoch_steps), ranks = data, model.ranks
     log, batch_size = open_log(options, run, ranks), options.batch_size * ranks.world_size
     total = options.train_epochs * epoch_steps or -(-options.max_steps // ranks.world_size)
-    state = copy.deepcopy(resumed['progress'] if resumed else
-                          dict(FRESH, step=options.global_step, validated=options.global_step))
+    state = resumed['progress'] if resumed else fresh(options.global_step)
     describe(model, options, state['step'], total, log)
     fields, workers = {}, -(-options.workers // ranks.world_size)
     if validation_due(options, sets, state, total):
@@ -145,15 +141,16 @@ def train(options, model, run, data, resumed=None):
             if step % options.log_freq == 0 or at_end:
                 fields = meter.read()
                 log_step(log, (step, total), scale, learning_rate, fields, batch_size)
-            if checkpoint_due(options, ranks, step) or at_end or asked:
+            due = validation_due(options, sets, state, total)
+            if checkpoint_due(options, ranks, step) or due or at_end or asked:
                 with meter.pause():
-                    meter.check(step, model.look(scale, lr, hr, ['loss'])['loss'])  # not if a step ruined the weights
+                    meter.check(step, model.loss(scale, lr, hr))  # weights that a step ruined are not saved
                     save(model, state, options, run, log)
             if asked:
                 log.line(f'stopped after step {step}; --resume goes on from there')
                 return 128 + asked, None
             with meter.pause():
-                if validation_due(options, sets, state, total):
+                if due:
                     validate(model, options, sets, run, log, state)
                 time.sleep(min(10.0, options.sleep_ratio * (time.perf_counter() - begun)))
     log.line('finished' if fields else f'nothing left to do: the run is at step {state["step"]} of {total}; raise '
@@ -161,11 +158,18 @@ def train(options, model, run, data, resumed=None):
     return 0, {**fields, **state, 'seconds_per_step': meter.seconds_per_step} if fields else None
 
 
+def fresh(step):
+    """The progress of a run, in its checkpoints; validated: the step of the last validation; scores: [[PSNR, SSIM],
+    ...]; kept, rolling: steps of the checkpoints that --save_freq and --resume_freq made.
+    """
+    return {'step': step, 'validated': step, 'best': -1.0, 'scores': [], 'kept': [], 'rolling': []}
+
+
 def granted(stop, asked, ranks):
     """The number of the signal when this step is the last, else 0. asked: the mean over the ranks, of this step."""
     if ranks.world_size == 1:
         return stop.asked  # it may have come during the step
-    return (stop.asked or 15) if asked > 0 else 0
+    return (stop.asked or signal.SIGTERM) if asked > 0 else 0
 
 
 def log_step(log, at, scale, learning_rate, fields, batch_size):

@@ -65,20 +65,29 @@ class Model:  # with Model(...) as model: ...
         return {'loss': loss, 'errors': errors, 'outputs': [output[:SHOWN] for output in outputs]}
 
     def _step(self, loss, adam, clip_norm):
-        """The tensors (loss, asked), means over the ranks, and the operation."""
+        """The tensors (loss, asked), means over the ranks, and the operation.
+
+        A gradient that is not finite makes the loss NaN: by itself it stays finite where ReLUs make 0 of every NaN.
+        """
         variables = self.network.variables
-        gradients, means = self.ranks.gradients(adam, loss, variables, [loss, self._asked])
+        gradients, (loss, asked) = self.ranks.gradients(adam, loss, variables, [loss, self._asked])
+        total = tf.add_n([tf.reduce_sum(tf.abs(gradient)) for gradient in gradients])
+        loss = tf.where(tf.is_finite(total), loss, tf.constant(np.nan, tf.float32))
         if clip_norm > 0:
             gradients = [tf.clip_by_norm(gradient, clip_norm) for gradient in gradients]
-        return [*means, adam.apply_gradients(zip(gradients, variables))]
+        return [loss, asked, adam.apply_gradients(zip(gradients, variables))]
 
     def train(self, scale, lr, hr, rate, asked=0):
         """One step of Adam on uint8 [b,p,p,3] and [b,scale*p,scale*p,3]; (loss before it, asked), means over ranks."""
         return self._run(self._steps[scale], {self._lr: lr, self._hr: hr, self._rate: rate, self._asked: asked})[:2]
 
-    def look(self, scale, lr, hr, names=('loss', 'errors', 'outputs')):
-        """The loss of a batch, the mean absolute error of each output, and the outputs for its first pictures."""
-        return self._run({name: self._looks[scale][name] for name in names}, {self._lr: lr, self._hr: hr})
+    def loss(self, scale, lr, hr):
+        """The loss of a batch, the mean over the ranks, NaN where a gradient is not finite."""
+        return self._run(self._steps[scale][0], {self._lr: lr, self._hr: hr, self._asked: 0})
+
+    def look(self, scale, lr, hr):
+        """{'loss', 'errors' of each output, 'outputs'} of a batch on this rank, the outputs of its first pictures."""
+        return self._run(self._looks[scale], {self._lr: lr, self._hr: hr})
 
     def _run(self, fetches, feeds):
         try:

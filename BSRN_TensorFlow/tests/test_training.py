@@ -50,7 +50,7 @@ def test_three_steps_of_the_authors_code(name, clip):
         model.load(before, 0)
         losses = [model.train(scale, *patches(scale), rate_of(given, step))[0]
                   for step, scale in enumerate(golden['trace_scales'].tolist())]
-        after = [model.look(scale, *patches(scale), ['loss'])['loss'] for scale in size['scales']]
+        after = [model.loss(scale, *patches(scale)) for scale in size['scales']]
         arrays = model.arrays()
     np.testing.assert_allclose(losses, golden[f'loss_trace{clip}'], rtol=1e-5)
     np.testing.assert_allclose(after, golden[f'loss_after{clip}'], rtol=1e-5)
