@@ -23,7 +23,7 @@ import numpy as np
 from common.patches import default_cache_dir
 
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'native')
-SOURCES = [os.path.join(FOLDER, name) for name in ('convolution.cc', 'transforms.h', 'support.h')]
+SOURCES = [os.path.join(FOLDER, name) for name in ('convolution.cc', 'few.h', 'transforms.h', 'support.h')]
 
 
 def convolution(x, weight, bias):

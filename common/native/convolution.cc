@@ -7,9 +7,7 @@
 // by 36 products where the plain way takes 144; summed over the channels they are 36 matrix products. The gradient to
 // the input is a convolution by the turned kernel, and the gradient to the kernel is G'[(A dy A') * (B'd B)] G. Results
 // do not depend on the number of threads.
-#include "transforms.h"
-
-#include <vector>
+#include "few.h"
 
 namespace {
 
@@ -82,6 +80,7 @@ void multiply_panel(const Place &v, const float *u, int64_t u_product, int64_t c
 
 void convolve(const float *x, const Shape &in, const float *w, bool turned, const float *bias, float *y,
               int64_t outputs) {
+  if (outputs <= kFew) return convolve_few(x, in, w, turned, bias, y, outputs);
   int64_t registers = ceil_div(outputs, kLanes), padded = round_up(in.channels, kLanes), count = in.tiles();
   Buffer packed(kProducts * registers * kLanes * in.channels);
   pack_kernels(w, outputs, in.channels, turned, packed.data);
@@ -162,6 +161,7 @@ void add_slices(const float *sums, int64_t slices, int64_t stride, int64_t input
 // The gradients of the kernel [outputs][channels][3][3] and of the bias [outputs]. A task takes a Block of outputs, one
 // of inputs, and one slice of the tiles; how many slices there are depends on the shape alone.
 void kernel_gradient(const float *dy, const float *x, const Shape &in, int64_t outputs, float *dw, float *dbias) {
+  if (outputs <= kFew) return kernel_gradient_few(dy, x, in, outputs, dw, dbias);
   Shape out{in.batch, outputs, in.height, in.width};
   int64_t inward = ceil_div(in.channels, kBlock), blocks = ceil_div(outputs, kBlock) * inward;
   int64_t tiles = in.tiles(), slices = std::min(tiles, ceil_div(kTasks, blocks));

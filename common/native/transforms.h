@@ -93,10 +93,11 @@ Planes planes_of(const float *tensor, const Shape &s, int64_t picture, int64_t c
   return {tensor + (picture * s.channels + channel) * s.plane(), std::min<int64_t>(kLanes, s.channels - channel)};
 }
 
-// Rows top..top+rows and columns left..left+columns of a plane to [rows][kPitch], zeros outside of it.
-void copy_rows(const float *plane, const Shape &s, int64_t top, int rows, int64_t left, int64_t columns, float *to) {
+// Rows top..top+rows and columns left..left+columns of a plane to rows `pitch` apart, zeros outside of it.
+void copy_rows(const float *plane, const Shape &s, int64_t top, int rows, int64_t left, int64_t columns, int64_t pitch,
+               float *to) {
   int64_t first = std::max<int64_t>(left, 0), last = std::min(left + columns, s.width);
-  for (int r = 0; r < rows; ++r, to += kPitch) {
+  for (int r = 0; r < rows; ++r, to += pitch) {
     int64_t y = top + r;
     if (y < 0 || y >= s.height) {
       std::memset(to, 0, 4 * columns);
@@ -116,7 +117,7 @@ void load_pixels(const Planes &planes, const Shape &s, int64_t top, int64_t left
   constexpr int kPlane = kHeight * kPitch + 16;  // no power of two: those fall into the same few sets of the cache
   alignas(64) float staged[kLanes * kPlane];
   for (int64_t c = 0; c < planes.count; ++c)
-    copy_rows(planes.first + c * s.plane(), s, top, kHeight, left, columns, staged + c * kPlane);
+    copy_rows(planes.first + c * s.plane(), s, top, kHeight, left, columns, kPitch, staged + c * kPlane);
   std::memset(staged + planes.count * kPlane, 0, 4 * (kLanes - planes.count) * kPlane);
   for (int r = 0; r < kHeight; ++r)
     for (int64_t x = 0; x < columns; x += kLanes) {

@@ -12,7 +12,8 @@ from common import native
 
 ROOT = Path(__file__).resolve().parents[2]
 SHAPES = [(1, 1, 1, 1, 1), (2, 3, 5, 7, 9), (1, 8, 20, 4, 50), (3, 5, 8, 6, 1), (2, 20, 3, 13, 16), (1, 64, 64, 9, 17),
-          (2, 70, 130, 5, 49), (1, 3, 64, 8, 33), (2, 64, 3, 10, 48)]  # batch, channels in, channels out, height, width
+          (2, 70, 130, 5, 49), (1, 3, 64, 8, 33), (2, 64, 3, 10, 48),
+          (1, 5, 2, 6, 210)]  # batch, channels in, channels out, height, width
 
 
 def operands(shape, seed=0):
