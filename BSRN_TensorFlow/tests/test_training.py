@@ -2,6 +2,7 @@
 import json
 import os
 import re
+import signal
 import sys
 import types
 from pathlib import Path
@@ -214,6 +215,36 @@ def test_restoring_a_checkpoint(train, out, tmp_path, capsys):
     refused(capsys, train, 'scales 2', '--bsrn_model_scales=2', restore_path=bare, scales='3', max_steps=2)
     refused(capsys, train, 'conv_features 8', restore_path=bare, bsrn_conv_features=16, max_steps=2)
     assert sorted(os.listdir(str(out))) == ['X2', 'X2_2', 'X2_3', 'X2_4']
+
+
+def test_ranks_stop_and_go_on_together():
+    """A wish of any rank is granted by all in the same step; one that resumed from another step is an error."""
+    two, none, interrupted = (types.SimpleNamespace(**values) for values in (
+        {'world_size': 2}, {'asked': 0}, {'asked': signal.SIGINT}))
+    assert [program.granted(none, asked, two) for asked in (0.0, 7.5)] == [0, signal.SIGTERM]
+    assert [program.granted(interrupted, asked, two) for asked in (0.0, 1.0)] == [0, signal.SIGINT]
+    assert program.granted(interrupted, 0.0, Alone(CPU)) == signal.SIGINT  # it came during the step
+
+    class Second(Alone):
+        rank = 1
+
+        def share(self, variables):
+            return tf.assign(variables[-1], 7.0)
+    size = {'scales': (2,), 'conv_features': 4, 'state_features': 4, 'recursions': 1}
+    with Model(size, (2,), options(), CPU, Second(CPU)) as model:
+        weights = initial_weights(size, np.random.default_rng(1))
+        model.load(weights, 7)
+        with pytest.raises(ValueError, match='rank 1 has a checkpoint of step 3, rank 0 one of step 7'):
+            model.load(weights, 3)
+
+
+def test_resting_between_steps(train, monkeypatch):
+    rests = []
+    monkeypatch.setattr(program.time, 'sleep', rests.append)
+    train(max_steps=2, sleep_ratio=1e9)
+    assert rests == [10.0, 10.0]
+    train(max_steps=2)
+    assert rests[2:] == [0.0, 0.0]
 
 
 @pytest.mark.parametrize('given, words', [
