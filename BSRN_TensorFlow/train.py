@@ -100,13 +100,17 @@ def network_size(options):
 
 def restore(options, model):
     """({name: array} to start from, what to say). ValueError: the checkpoint is of another network, or has no Adam."""
-    path = options.restore_path
+    path, own = options.restore_path, {name: model.size[name] for name in checkpoint.AUTHORS}
     prefix, arrays = checkpoint.load(path)
-    scales = bsrn.size_of(checkpoint.weights_of(arrays))['scales']
+    scales = checkpoint.size(prefix, arrays, own)['scales']
     if scales != model.size['scales']:
         raise ValueError(f'{path}: a network of scales {checkpoint.show(scales)}, not '
                          f'{checkpoint.show(model.size["scales"])}; choose with --bsrn_model_scales='
                          f'{checkpoint.show(scales)}, and with --scales those of them to train')
+    for name, before in checkpoint.notes(prefix).get('size', {}).items():
+        if name in own and checkpoint.show(before) != checkpoint.show(own[name]):
+            print(f'warning: {path} was trained with --bsrn_{name}={checkpoint.show(before)}, now it is '
+                  f'{checkpoint.show(own[name])}')
     weights, _, dialect = read_weights(path, model.size)
     if options.restore_target:
         return weights, f'restored the model: weights of {prefix} ({dialect})'

@@ -214,7 +214,11 @@ def test_restoring_a_checkpoint(train, out, tmp_path, capsys):
     refused(capsys, train, 'without the state of Adam', '--restore_target=generator', restore_path=bare, max_steps=2)
     refused(capsys, train, 'scales 2', '--bsrn_model_scales=2', restore_path=bare, scales='3', max_steps=2)
     refused(capsys, train, 'conv_features 8', restore_path=bare, bsrn_conv_features=16, max_steps=2)
-    assert sorted(os.listdir(str(out))) == ['X2', 'X2_2', 'X2_3', 'X2_4']
+    np.savez(str(tmp_path / 'other.npz'), weight=np.zeros(3))
+    refused(capsys, train, 'other.npz', 'not a BSRN', restore_path=tmp_path / 'other.npz', max_steps=2)
+    train(max_steps=1, restore_path=bare, restore_target='generator', bsrn_recursions=2)
+    assert 'was trained with --bsrn_recursions=3, now it is 2' in capsys.readouterr().out
+    assert sorted(os.listdir(str(out))) == ['X2', 'X2_2', 'X2_3', 'X2_4', 'X2_5']
 
 
 def test_ranks_stop_and_go_on_together():
