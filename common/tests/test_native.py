@@ -80,7 +80,7 @@ def test_what_is_no_number_stays_where_it_is():
     np.testing.assert_array_equal(spoilt[..., :56], clean[..., :56])
 
 
-@pytest.mark.parametrize('shape', [(3, 8, 8, 21, 50), (2, 70, 130, 5, 49)])
+@pytest.mark.parametrize('shape', [(3, 8, 8, 21, 50), (2, 70, 130, 5, 49), (2, 9, 3, 30, 48)])
 def test_threads_change_no_bit(shape):
     results = []
     for threads in (1, 2, 7, 0):
