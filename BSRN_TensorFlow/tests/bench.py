@@ -1,4 +1,4 @@
-"""python ci/bench.py BSRN_TensorFlow [--runs=7]
+"""python ci/bench.py BSRN_TensorFlow [--runs=5]
 
 Bare convolutions, training steps (batch 8, LR 48x48, x4, 64 + 64 channels, 16 recursions) and the inference of a
 picture: as a plain graph, written as the authors' code is, and as the programs here run, in turn in one process, so
@@ -7,12 +7,11 @@ that a busy machine slows all alike. Ratios are of calls next to each other in t
 import statistics
 
 import numpy as np
-import tensorflow.compat.v1 as tf
 
 from common import bench, cli
 from models.bsrn import BSRN, initial_weights, layers, stages
 from models.checkpoint import assign
-from models.session_config import Device, check_precision, session_config
+from models.session_config import Device, chosen_precision, session_config, tf
 
 SCALE, PATCH, PICTURE = 4, 48, 128  # PATCH, PICTURE: LR sides, pixels
 
@@ -36,7 +35,7 @@ class Plain(BSRN):  # as the authors' code builds it: picture and state joined a
 class Graph:
     """A network of random weights in a session of its own: train(lr, hr), sr(lr, recursion) and all outputs of lr."""
 
-    def __init__(self, network, size, device, half=False):
+    def __init__(self, network, size, device):
         with tf.Graph().as_default() as graph:
             net = network(scales=(SCALE,), conv=device.convolutions(), **size)
             self._lr, self._hr = (tf.placeholder(tf.float32, [None, None, None, 3]) for _ in range(2))
@@ -65,10 +64,10 @@ class Convolution:
             conv = device.convolutions()
             values = [rng.standard_normal(shape).astype(np.float32) for shape in (
                 (batch, side, side, n_in), (3, 3, n_in, n_out), (n_out,), (batch, side, side, n_out))]
-            x, kernel, bias, dy = (tf.Variable(value) for value in values)
-            x, dy = (tf.Variable(conv.enter(value.initialized_value())) for value in (x, dy))
+            x, dy = (tf.Variable(conv.enter(tf.constant(values[index]))) for index in (0, 3))
+            kernel, bias = map(tf.Variable, values[1:3])
             y = conv.convolve(x, kernel, bias)
-            gradients = tf.gradients(y, [x, kernel], dy)
+            gradients = tf.gradients(y, [x, kernel], tf.cast(dy, y.dtype))
             self.parts = [part.op for part in (y, *gradients)]
             self._session = tf.Session(config=session_config(device.kind, device.precision))
             self._session.run(tf.global_variables_initializer())
@@ -93,7 +92,7 @@ def devices(wanted):
     found = {'plain': Device('cpu'), 'fp32 builtin': Device('cpu'), 'fp32 native': Device('cpu', kernels='native'),
              'bf16': Device('cpu', 'bf16')}
     try:
-        check_precision('cpu', 'bf16')
+        chosen_precision('cpu', 'bf16')
     except ValueError as error:
         print(error)
         del found['bf16']
@@ -117,9 +116,12 @@ def gflop(size, side, outputs):
     return 2 * 9 * side ** 2 * total / 1e9
 
 
-def report(what, work, times):
+def report(what, work, times, bare=None):
+    """One line each; work: GFLOP of a call; bare: {name: GFLOP/s of its bare convolutions}."""
     for name, (seconds, ratio) in times.items():
-        print(f'{what} {name}: {seconds:.3f} s, {work / seconds:.0f} GFLOP/s; ratio to plain {ratio:.2f}', flush=True)
+        share = f', {work / seconds / bare[name]:.0%} of its bare convolutions' if bare else ''
+        print(f'{what} {name}: {seconds:.3f} s, {work / seconds:.0f} GFLOP/s{share}; ratio to plain {ratio:.2f}',
+              flush=True)
 
 
 def main(argv=None):
@@ -134,21 +136,26 @@ def main(argv=None):
     compared = devices(asked.only.split(',') if asked.only else [])
     print(f'TensorFlow {tf.__version__}')
 
-    rng, batch = np.random.default_rng(0), asked.batch_size
+    rng, batch, rates = np.random.default_rng(0), asked.batch_size, {}
     for side, n_in, n_out in ((PATCH, 128, 128), (2 * PATCH, 64, 256), (4 * PATCH, 64, 3)):
         bare = {name: Convolution(device, batch, side, n_in, n_out) for name, device in compared.items()}
         for part, what in enumerate(('forward', 'to its input', 'to its kernel')):
             calls = {name: lambda one=one, part=part: one.run(part) for name, one in bare.items()}
-            report(f'convolution {n_in}-{n_out} at {side}x{side}, {what}:', bare['plain'].work, in_turn(calls, 5))
+            times, work = in_turn(calls, 5), bare['plain'].work
+            report(f'convolution {n_in}-{n_out} at {side}x{side}, {what}:', work, times)
+            for name, (seconds, _) in times.items():
+                rates.setdefault(name, []).append(work / seconds)
+    training = {name: 3 / sum(1 / rate for rate in found[:3]) for name, found in rates.items()}  # of the block's
+    forward = {name: found[0] for name, found in rates.items()}
     graphs = {name: Graph(Plain if name == 'plain' else BSRN, size, device) for name, device in compared.items()}
     lr, hr = (rng.integers(0, 256, (batch, side, side, 3)).astype(np.float32) for side in (PATCH, SCALE * PATCH))
     report('training step', 3 * batch * gflop(size, PATCH, asked.recursions),
-           in_turn({name: lambda one=one: one.train(lr, hr) for name, one in graphs.items()}, asked.runs))
+           in_turn({name: lambda one=one: one.train(lr, hr) for name, one in graphs.items()}, asked.runs), training)
     picture = rng.uniform(0, 255, (1, PICTURE, PICTURE, 3)).astype(np.float32)
     for what, outputs in (('ensemble', asked.recursions), ('last', 1)):
         calls = {name: lambda one=one, what=what: one.sr(picture, what) for name, one in graphs.items()}
         calls['plain'] = lambda: graphs['plain'].sr(picture, 'all')  # as the authors' test program has it
-        report(f'inference, {what},', gflop(size, PICTURE, outputs), in_turn(calls, asked.runs))
+        report(f'inference, {what},', gflop(size, PICTURE, outputs), in_turn(calls, asked.runs), forward)
 
 
 if __name__ == '__main__':
