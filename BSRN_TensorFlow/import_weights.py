@@ -14,7 +14,7 @@ import numpy as np
 
 from common import checkpoints, cli
 from models import checkpoint
-from models.bsrn import add_size_options, scale_list, some
+from models.bsrn import add_size_options, some
 
 POWERS = ('beta1_power', 'beta2_power')  # Adam's
 
@@ -59,7 +59,7 @@ def overrides(options):
     """What add_overrides() gave, {name: value or None}, for read_weights."""
     given = {name[len('bsrn_'):]: value for name, value in vars(options).items() if name.startswith('bsrn_')}
     scales = given.pop('model_scales', None)
-    return dict(given, scales=scale_list(scales) if scales not in (None, '-1') else None)
+    return dict(given, scales=scales)
 
 
 def digest(place):

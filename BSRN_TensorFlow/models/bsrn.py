@@ -200,6 +200,11 @@ def scale_list(text):
     return tuple(int(part) for part in text.split(','))
 
 
+def model_scale_list(text):
+    """The same, None for -1."""
+    return None if text == '-1' else scale_list(text)
+
+
 def mean_list(text):
     """'127.5,127.5,127.5' as three floats."""
     try:
@@ -213,7 +218,8 @@ def mean_list(text):
 
 def add_size_options(add):
     """The options that make the network; add: parser.add_argument."""
-    add('--bsrn_model_scales', default='-1', help="scales that the network has, such as 2,3,4; -1: those of --scales")
+    add('--bsrn_model_scales', type=model_scale_list, default='-1', help='scales that the network has, such as 2,3,4; '
+        '-1: those of --scales')
     add('--bsrn_conv_features', type=int, default=64, help='channels of the picture')
     add('--bsrn_state_features', type=int, default=64, help='channels of the block state; 0: none')
     add('--bsrn_recursions', type=int, default=16, help='passes through the block')
@@ -223,15 +229,10 @@ def add_size_options(add):
 
 def size_from(options):
     """The keyword arguments of BSRN that add_size_options() and --scales give. ValueError: a scale it would lack."""
-    scales = options.scales
-    if options.bsrn_model_scales != '-1':
-        try:
-            scales = scale_list(options.bsrn_model_scales)
-        except argparse.ArgumentTypeError as error:
-            raise ValueError(f'--bsrn_model_scales: {error}') from None
+    scales = options.bsrn_model_scales or options.scales
     lacking = sorted(set(options.scales) - set(scales))
     if lacking:
-        raise ValueError(f'--scales: x{lacking[0]} is not of --bsrn_model_scales {options.bsrn_model_scales}')
+        raise ValueError(f'--scales: x{lacking[0]} is not of --bsrn_model_scales {",".join(map(str, scales))}')
     names = ('conv_features', 'state_features', 'recursions', 'recursion_frequency', 'rgb_mean')
     size = dict({name: getattr(options, f'bsrn_{name}') for name in names}, scales=scales)
     check_size(*(size[name] for name in ('scales', *names[:4])))

@@ -124,14 +124,26 @@ def notes(prefix):
     """What was written beside a checkpoint, {} where nothing was. Raises ValueError when that cannot be read."""
     try:
         if prefix.endswith('.npz'):
-            return json.loads(str(_npz(prefix).get('notes', '{}')))
+            return _checked(json.loads(str(_npz(prefix).get('notes', '{}'))))
         with open(prefix + NOTES, encoding='utf-8') as file:
-            return json.load(file)
+            return _checked(json.load(file))
     except FileNotFoundError:
         return {}
     except ValueError as error:
         raise ValueError(f'{prefix}{NOTES}: damaged ({error}); without that file the authors\' recursions are '
                          'taken') from None
+
+
+def _checked(found):
+    """Notes, as they are. Raises ValueError where they cannot be: the user may have a file of that name."""
+    size = found.get('size', {}) if isinstance(found, dict) else None
+    if not isinstance(size, dict):
+        raise ValueError('it does not hold the size of a network')
+    for name, usual in AUTHORS.items():
+        value, usual = np.array(size.get(name, usual)), np.array(usual)
+        if value.shape != usual.shape or not np.can_cast(value.dtype, usual.dtype):
+            raise ValueError(f'{name}: {size[name]!r}')
+    return found
 
 
 def size(prefix, arrays, overrides=None):

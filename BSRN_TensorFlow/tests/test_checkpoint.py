@@ -143,9 +143,16 @@ def test_without_notes_the_authors_values_are_taken_and_said(tmp_path, capsys):
     given = {'recursions': 4, 'recursion_frequency': 2, 'rgb_mean': (1.0, 2.0, 3.0), 'scales': (2,)}
     assert files.size(str(prefix), arrays, given) == dict(SIZE, **given)
     assert not capsys.readouterr().out
-    Path(f'{prefix}.json').write_text('{')
-    with pytest.raises(ValueError, match='x2.ckpt.json: damaged'):
-        files.size(str(prefix), arrays)
+
+
+@pytest.mark.parametrize('notes', [
+    '{', 'null', '[]', '{"size": [1]}', '{"size": {"recursions": "a"}}', '{"size": {"recursions": 2.5}}',
+    '{"size": {"rgb_mean": 5}}', '{"size": {"rgb_mean": [1, null, 3]}}'])
+def test_notes_that_cannot_be(notes, tmp_path):
+    prefix = save(tmp_path / 'x2.ckpt')
+    Path(f'{prefix}.json').write_text(notes)
+    with pytest.raises(ValueError, match='x2.ckpt.json: damaged .*; without that file'):
+        files.size(str(prefix), files.read(prefix))
 
 
 @pytest.mark.parametrize('given, words', [

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, call, flags, save
 
+import export
 import test_bsrn
 import upscaler
 import validate_bsrn as program
@@ -204,6 +205,13 @@ def test_what_test_bsrn_refuses(given, words, photo, tmp_path):
     source = save(tmp_path / 'x23.ckpt', scales=(2, 3))
     with pytest.raises(ValueError, match=words):
         test_bsrn.main(flags(checkpoint=source, input=tmp_path / 'cat.png', output=tmp_path / 'a', **given))
+
+
+@pytest.mark.parametrize('main', [test_bsrn.main, program.main, export.main])
+def test_scales_that_are_none(main, checkpoint, capsys):
+    with pytest.raises(SystemExit) as status:
+        main(flags(checkpoint=checkpoint, bsrn_model_scales='x'))
+    assert status.value.code == 2 and "--bsrn_model_scales: 'x': expected 2, 3, 4, 8" in capsys.readouterr().err
 
 
 def test_infer_of_a_video(checkpoint, photo, tmp_path):
