@@ -43,8 +43,7 @@ def _add_run(add):
     add('--train_epochs', type=int, default=0, help='passes over the pictures in all, instead of --max_steps')
     add('--seed', type=int, default=1, help='of the first weights, the scales, the order of the pictures and the crops')
     add('--sleep_ratio', type=float, default=0.0, help='rest after each step for this share of its time, 10 s at most')
-    add('--platform', default='linux', choices=('linux', 'modelarts'), help='modelarts: copy the results to --obs_dir')
-    add('--obs_dir', default='obs://bsrn-test/', help='folder of an object store')
+    training.add_store(add)
 
 
 def _add_checkpoints(add):

@@ -1,9 +1,15 @@
-"""What surrounds the training loop of train.py: the folder of a run, its checkpoints, losses and speed."""
+"""What surrounds the training loop of train.py: the folder of a run, its checkpoints, losses and speed, its copy."""
 import contextlib
 import os
 
 from common import checkpoints, runs
 from models import checkpoint
+
+
+def add_store(add):
+    """The options of train.py and validate_bsrn.py that say where else results go; add: parser.add_argument."""
+    add('--platform', default='linux', choices=('linux', 'modelarts'), help='modelarts: copy the results to --obs_dir')
+    add('--obs_dir', default='obs://bsrn-test/', help='folder of an object store')
 
 
 def object_store():

@@ -10,6 +10,7 @@ import sys
 import numpy as np
 
 import dataloaders
+import training
 from common import cli
 from common.datasets import find_benchmark
 from common.evaluation import Protocol, evaluate
@@ -77,6 +78,7 @@ def parse(argv):
         "the ensemble's; empty: nowhere")
     add('--shave_size', type=int, default=4, help='HR pixels cropped on every side in the port\'s protocol')
     add('--ensemble_only', type=dataloaders.boolean, nargs='?', const=True, default=False, help='not the single passes')
+    training.add_store(add)
     add_options(add)
     options = parser.parse_args(argv)
     if options.shave_size < 0:
@@ -84,6 +86,10 @@ def parse(argv):
     if bool(options.dataset) != bool(options.data_path):
         raise ValueError(f'--dataset={options.dataset} --data_path={options.data_path}: they go together; without them '
                          '--data_input_path and --data_truth_path are the folders')
+    if options.platform == 'modelarts':
+        if not options.save_path:
+            raise ValueError('--platform=modelarts copies what is in --save_path, which is missing')
+        training.object_store()  # now: it may be missing
     return options, loader
 
 
@@ -94,6 +100,8 @@ def main(argv=None):
              else loader.pairs(options, whole.scale) for _, whole in found]
     for (upscale, whole), of_scale in zip(found, pairs):
         measure(upscale, whole, of_scale, options, options.dataset or dataset_of(options))
+    if options.platform == 'modelarts':
+        training.object_store().copy_parallel(options.save_path, options.obs_dir)
 
 
 if __name__ == '__main__':

@@ -12,8 +12,6 @@ synonym chip device
 parse_options "$@"
 [ "$code_dir" -ef . ] || usage_error "code_dir is '$code_dir', but this script belongs to $PWD"
 npu_environment
-pictures=$output_path/result-pictures
 run "$python" validate_bsrn.py --dataset=BSD100 --data_path="$data_path" --scales="$scales" --device="$device" \
-  --restore_path="${restore_path:-$data_path/result}" --save_path="$pictures" "${forwarded[@]}" || exit
-[ -z "$obs_dir" ] ||
-  run "$python" -c 'import sys, moxing; moxing.file.copy_parallel(*sys.argv[1:])' "$pictures" "$obs_dir"
+  --restore_path="${restore_path:-$data_path/result}" --save_path="$output_path/result-pictures" \
+  ${obs_dir:+--platform=modelarts --obs_dir="$obs_dir"} "${forwarded[@]}"

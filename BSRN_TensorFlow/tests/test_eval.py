@@ -1,10 +1,12 @@
 """validate_bsrn.py, test_bsrn.py and their launchers as a user starts them: exit status, what they print and write."""
 import json
 import re
+import sys
+import types
 
 import numpy as np
 import pytest
-from conftest import ROOT, call, flags, save
+from conftest import ROOT, call, flags, refused, save
 
 import export
 import test_bsrn
@@ -130,6 +132,20 @@ def test_ensemble_only_and_nothing_written(data, checkpoint, tmp_path, monkeypat
     assert len(re.search(r'^Final PSNR:  (.*)$', alone, re.MULTILINE).group(1).split()) == 1
     program.main(flags(dataset='Tiny', data_path=data, checkpoint=checkpoint, device='cpu', tile=17))
     assert LINE.findall(capsys.readouterr().out) == LINE.findall(alone)
+
+
+def test_pictures_go_to_an_object_store(data, checkpoint, tmp_path, monkeypatch, capsys):
+    def measure(**more):
+        program.main(flags(dataset='Tiny', data_path=data, checkpoint=checkpoint, device='cpu', ensemble_only=True,
+                           platform='modelarts', obs_dir='obs://mine/', **more))
+    refused(capsys, measure, 'moxing', save_path=tmp_path / 'a')
+    refused(capsys, measure, '--save_path')
+    assert not (tmp_path / 'a').exists()
+    copied = []
+    store = types.SimpleNamespace(copy_parallel=lambda *places: copied.append(places))
+    monkeypatch.setitem(sys.modules, 'moxing', types.SimpleNamespace(file=store))
+    measure(save_path=tmp_path / 'a')
+    assert copied == [(str(tmp_path / 'a'), 'obs://mine/')] and (tmp_path / 'a' / 'ensemble').is_dir()
 
 
 def test_a_broken_picture_is_named_and_the_others_measured(data, checkpoint, tmp_path, capsys):
