@@ -69,8 +69,10 @@ def digest(place):
 
 
 def import_file(source, output, given=None):
-    """Read `source`, write `output`, say what it was. Raises ValueError as read_weights does."""
+    """Read `source`, write `output`, say what it was. Raises ValueError as read_weights does, or where they are one."""
     place, arrays = checkpoint.load(source)
+    if os.path.realpath(place) == os.path.realpath(output):
+        raise ValueError(f'--output {output} is the source itself; choose another name')
     weights, size, dialect = read_weights(place, given)
     if output.endswith('.npz'):
         checkpoints.save(output, lambda path: checkpoint.write_npz(path, weights, {'size': size}))
@@ -91,9 +93,6 @@ def main(argv=None):
     add_overrides(add, checkpoint.AUTHORS)
     options = parser.parse_args(argv)
     output = checkpoint.ENDINGS.sub('', options.output)
-    source = checkpoint.ENDINGS.sub('', options.source)
-    if os.path.realpath(source) == os.path.realpath(output):
-        raise ValueError(f'--output {options.output} is the source itself; choose another name')
     import_file(options.source, output, overrides(options))
 
 

@@ -123,6 +123,12 @@ def test_the_source_is_not_overwritten(ending, checkpoint):
         program.main(flags(source=checkpoint, output=f'{checkpoint}{ending}'))
 
 
+def test_the_newest_of_a_folder_is_not_overwritten(tmp_path):
+    newest = save(tmp_path / 'model.ckpt-5')
+    with pytest.raises(ValueError, match='is the source itself'):
+        program.main(flags(source=tmp_path, output=newest))
+
+
 def test_as_a_user_starts_it(checkpoint, tmp_path):
     done = python('import_weights.py', source=checkpoint, output=tmp_path / 'ours.ckpt')
     assert done.returncode == 0 and not done.stderr and ': ours weights, BSRN(scales=2' in done.stdout
