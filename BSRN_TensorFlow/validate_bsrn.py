@@ -98,8 +98,14 @@ def main(argv=None):
     found = load_with(options, options.restore_path, 'ensemble' if options.ensemble_only else 'all')
     pairs = [find_benchmark(options.data_path, options.dataset, whole.scale) if options.dataset
              else loader.pairs(options, whole.scale) for _, whole in found]
+    failures = []
     for (upscale, whole), of_scale in zip(found, pairs):
-        measure(upscale, whole, of_scale, options, options.dataset or dataset_of(options))
+        try:
+            measure(upscale, whole, of_scale, options, options.dataset or dataset_of(options))
+        except ValueError as error:  # a broken picture of one scale does not keep the others from being measured
+            failures.append(f'x{whole.scale}: {error}')
+    if failures:
+        raise ValueError('; '.join(failures))
     if options.platform == 'modelarts':
         training.object_store().copy_parallel(options.save_path, options.obs_dir)
 

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 import zipfile
 
 import numpy as np
@@ -202,14 +201,18 @@ def write(prefix, arrays, more):
     prefix = os.path.abspath(str(prefix))
     folder, name = os.path.split(prefix)
     os.makedirs(folder, exist_ok=True)
-    with tempfile.TemporaryDirectory() as place:
+    place = os.path.join(folder, '.saving')  # where a killed writer may have left something
+    shutil.rmtree(place, ignore_errors=True)
+    try:
         there = os.path.join(place, 'model')
         _save(there, arrays)
         if os.path.exists(prefix + INDEX):  # its numbers are not those of an earlier file of that name
             os.remove(files.destination(prefix + INDEX))
-        checkpoints.save(prefix + DATA, lambda path: shutil.copyfile(there + DATA, path))
+        checkpoints.save(prefix + DATA, lambda path: os.replace(there + DATA, path))
         checkpoints.save(prefix + NOTES, lambda path: _write_text(path, json.dumps(more, indent=1) + '\n'))
-        checkpoints.save(prefix + INDEX, lambda path: shutil.copyfile(there + INDEX, path))
+        checkpoints.save(prefix + INDEX, lambda path: os.replace(there + INDEX, path))
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
     if NUMBERED.fullmatch(name + INDEX):
         checkpoints.save(os.path.join(folder, 'checkpoint'), lambda path: _write_text(
             path, f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n'))
@@ -231,7 +234,7 @@ def _save(prefix, arrays):
             try:
                 session.run(save, dict(zip(inputs, values.values())))
             except tf.errors.OpError as error:
-                raise OSError(f'{prefix}: could not be written ({error.message}); TMPDIR names another place') from None
+                raise OSError(f'{prefix}: could not be written ({error.message})') from None
 
 
 def _write_text(path, text):

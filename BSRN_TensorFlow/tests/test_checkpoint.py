@@ -208,8 +208,10 @@ def test_a_writing_that_ends_half_way(after, before, arrays, tmp_path, monkeypat
         files.write(prefix, arrays, {'number': 2})
     with pytest.raises(ValueError, match='no such checkpoint'):
         files.load(prefix)
+    (tmp_path / '.saving' / 'model.tmp').mkdir(parents=True)  # what kill -9 leaves
     files.write(prefix, arrays, {'number': 3})
     assert same(files.read(prefix), arrays) and files.notes(str(prefix)) == {'number': 3}
+    assert not (tmp_path / '.saving').exists()
 
 
 def test_released_size(tmp_path):
