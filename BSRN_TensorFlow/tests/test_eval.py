@@ -1,6 +1,7 @@
 """validate_bsrn.py, test_bsrn.py and their launchers as a user starts them: exit status, what they print and write."""
 import json
 import re
+import shutil
 import sys
 import types
 
@@ -146,6 +147,15 @@ def test_pictures_go_to_an_object_store(data, checkpoint, tmp_path, monkeypatch,
     monkeypatch.setitem(sys.modules, 'moxing', types.SimpleNamespace(file=store))
     measure(save_path=tmp_path / 'a')
     assert copied == [(str(tmp_path / 'a'), 'obs://mine/')] and (tmp_path / 'a' / 'ensemble').is_dir()
+
+
+def test_a_broken_picture_of_one_scale_leaves_the_others(data, tmp_path, capsys):
+    several = save(tmp_path / 'model.ckpt-1', scales=(2, 3))
+    shutil.copytree(str(data / 'benchmark' / 'Tiny'), str(tmp_path / 'Tiny'))
+    (tmp_path / 'Tiny' / 'LR_bicubic' / 'X2' / 'catx2.png').write_bytes(b'')
+    with pytest.raises(ValueError, match='^x2: 1 of 2 pictures of Tiny'):
+        program.main(flags(dataset='Tiny', data_path=tmp_path, restore_path=several, scales='2,3', device='cpu'))
+    assert '- x3, PSNR and SSIM' in capsys.readouterr().out
 
 
 def test_a_broken_picture_is_named_and_the_others_measured(data, checkpoint, tmp_path, capsys):
