@@ -24,7 +24,7 @@ esac
 '''
 STAND_IN_37 = STAND_IN.replace('-V)', """'-c import sys, venv'*) ;;
   '-c import sys; print('*) echo 3.7 ;;
-  -V)""").replace('.venv/', '.venv-tf115/').replace('3.11', '3.7.16')
+  -V)""").replace('cat .venv/', 'cat .venv-tf115/').replace('echo Python 3.11', 'echo Python 3.7.16')
 PYPROJECT = '''[project]
 dependencies = ["numpy"]
 [project.optional-dependencies]
