@@ -44,11 +44,6 @@ def orphan(program):
     return f'import subprocess, sys\nsubprocess.Popen([sys.executable, "-c", {program!r}], start_new_session=True)\n'
 
 
-def with_signals():
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-
-
 class Model:
     """A repository with one model directory, whose launchers source the real library."""
 
@@ -71,11 +66,11 @@ class Model:
         return str(file)
 
     def start(self, script, *args, shell='bash', **env):
-        # A session of its own, and signals as a terminal gives them even where the tests themselves run in the background
-        # (without SIGINT) or under nohup (without SIGHUP).
+        # A session of its own; signals as a terminal gives them, though the tests run in the background or under nohup.
         return subprocess.Popen([shell, script, *args], cwd=str(self.user), env={**self.env, **env},
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True,
-                                start_new_session=True, preexec_fn=with_signals)
+                                start_new_session=True, preexec_fn=lambda: [signal.signal(number, signal.SIG_DFL)
+                                                                            for number in (signal.SIGINT, signal.SIGHUP)])
 
     def call(self, script, *args, **kwargs):
         """Returns (exit status, standard output, standard error)."""
