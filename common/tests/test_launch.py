@@ -67,10 +67,10 @@ class Model:
 
     def start(self, script, *args, shell='bash', **env):
         # A session of its own; signals as a terminal gives them, though the tests run in the background or under nohup.
-        return subprocess.Popen([shell, script, *args], cwd=str(self.user), env={**self.env, **env},
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, universal_newlines=True,
-                                start_new_session=True, preexec_fn=lambda: [signal.signal(number, signal.SIG_DFL)
-                                                                            for number in (signal.SIGINT, signal.SIGHUP)])
+        return subprocess.Popen(
+            [shell, script, *args], cwd=str(self.user), env={**self.env, **env}, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, universal_newlines=True, start_new_session=True,
+            preexec_fn=lambda: [signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)])
 
     def call(self, script, *args, **kwargs):
         """Returns (exit status, standard output, standard error)."""
