@@ -205,7 +205,7 @@ def test_what_cannot_be_resumed(train, out, checkpoint, capsys):
 def test_full_disk_keeps_the_earlier_checkpoint(train, out, monkeypatch, capsys):
     train(max_steps=3, valid_set='Tiny')
     before = bytes_of(out / 'X2' / 'model.ckpt-3')
-    monkeypatch.setattr(files, '_write_text', lambda *_: exec("raise OSError(28, 'No space left on device')"))
+    monkeypatch.setattr(files.checkpoints, '_sync', lambda *_: exec("raise OSError(28, 'No space left on device')"))
     refused(capsys, train, 'No space left', 'bytes are free', 'model.ckpt-5', max_steps=5, resume=True)
     assert bytes_of(out / 'X2' / 'model.ckpt-3') == before
 
