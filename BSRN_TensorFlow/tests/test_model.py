@@ -34,7 +34,7 @@ def device(request):
     try:
         opened.convolutions()
     except ValueError as error:
-        assert request.param == 'native'
+        assert 'no C++ compiler' in str(error)  # kernels that are wrong are no reason to skip
         pytest.skip(str(error))
     return opened
 

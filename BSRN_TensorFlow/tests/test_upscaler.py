@@ -45,7 +45,7 @@ def kernels(request):
     try:
         open_device('cpu', kernels=request.param).convolutions()
     except ValueError as error:
-        assert request.param == 'native'
+        assert 'no C++ compiler' in str(error)  # kernels that are wrong are no reason to skip
         pytest.skip(str(error))
     return request.param
 

@@ -31,7 +31,7 @@ def convolution(request):
     try:
         return open_device('cpu').convolution(request.param)
     except ValueError as error:
-        assert request.param == 'native'
+        assert 'no C++ compiler' in str(error)  # kernels that are wrong are no reason to skip
         pytest.skip(str(error))
 
 
