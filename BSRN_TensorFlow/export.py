@@ -6,17 +6,17 @@ only the first input. The file is run on a photograph, at two sizes, and kept on
 """
 
 import os
-import shutil
 
 import numpy as np
 
 from common import checkpoints, cli, images
 from common.metrics import psnr
 from common.resize import imresize
+from common.tf.frozen import save_folder, write_frozen
 from import_weights import add_overrides, overrides, read_weights
 from models.bsrn import scale_list
 from models.checkpoint import ENDINGS, show
-from models.frozen import INPUT, OUTPUT, frozen, run_file, write_frozen, write_saved_model
+from models.frozen import INPUT, OUTPUT, frozen, run_file, write_saved_model
 from models.restored import restored
 from models.session_config import open_device
 from test_bsrn import recursion
@@ -100,18 +100,6 @@ def prepare(extension, scales, known, checkpoint):
         raise ValueError(f'{error}: install onnx, onnxruntime and tf2onnx (requirements.txt; Python 3.10 or later) to '
                          'export ONNX') from None
     return scales or known
-
-
-def save_folder(path, write):
-    """write(temporary folder), which then takes the name `path`; nothing is left where that fails."""
-    folder, name = os.path.split(os.path.abspath(path))
-    os.makedirs(folder, exist_ok=True)
-    temporary = os.path.join(folder, f'.{name}.{os.getpid()}.tmp')
-    try:
-        write(temporary)
-        os.rename(temporary, os.path.join(folder, name))
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def main(argv=None):

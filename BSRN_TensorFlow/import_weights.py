@@ -14,7 +14,7 @@ import numpy as np
 
 from common import checkpoints, cli
 from models import checkpoint
-from models.bsrn import add_size_options, some
+from models.bsrn import add_size_options
 
 POWERS = ('beta1_power', 'beta2_power')  # Adam's
 
@@ -79,7 +79,7 @@ def import_file(source, output, given=None):
     else:
         checkpoint.write(output, weights, {'size': size})
     if ignored(arrays):
-        print(f'note: ignored: {some(ignored(arrays))}')
+        print(f'note: ignored: {checkpoint.some(ignored(arrays))}')
     described = ', '.join(f'{name}={checkpoint.show(value)}' for name, value in size.items())
     print(f'{place}: {dialect} weights, BSRN({described}), sha256 {digest(place)}')
     print(f'written to {output}')

@@ -9,7 +9,8 @@ import dataloaders
 import training
 from common import cli
 from common.patches import default_cache_dir
-from models import bsrn, checkpoint, learning, session_config
+from common.tf import devices
+from models import bsrn, checkpoint, learning
 
 
 def parse(argv, doc):
@@ -18,7 +19,7 @@ def parse(argv, doc):
     for name, add_group in (('data', loader.add_options), ('patches', _add_patches), ('run', _add_run),
                             ('network', bsrn.add_size_options), ('recipe', learning.add_options),
                             ('checkpoints', _add_checkpoints), ('validation', _add_validation),
-                            ('device', session_config.add_options), ('records', _add_records)):
+                            ('device', devices.add_options), ('records', _add_records)):
         add_group(parser.add_argument_group(name).add_argument)
     options = parser.parse_args(argv)
     _check(options)

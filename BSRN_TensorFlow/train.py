@@ -9,7 +9,6 @@ launchers, by hand:
 import contextlib
 import json
 import os
-import signal
 import sys
 import time
 
@@ -21,10 +20,11 @@ from common import cli, datasets, files, logs
 from common.evaluation import Protocol, evaluate
 from common.patches import Prefetcher
 from common.runs import StopRequest
+from common.tf.ranks import open_ranks
+from common.tf.runs import granted
 from import_weights import read_weights
 from models import bsrn, checkpoint
 from models.learning import Board, Model, rate_of
-from models.ranks import open_ranks
 from models.session_config import open_device
 from options import parse
 from training import Meter, Run
@@ -116,8 +116,8 @@ def restore(options, model):
         return weights, f'restored the model: weights of {prefix} ({dialect})'
     missing = [variable.op.name for variable in model.variables if variable.op.name not in arrays]
     if missing:
-        raise ValueError(f'{path}: without the state of Adam: {bsrn.some(missing)}; --restore_target=generator takes '
-                         'the weights alone')
+        raise ValueError(f'{path}: without the state of Adam: {checkpoint.some(missing)}; --restore_target=generator '
+                         'takes the weights alone')
     return arrays, f'restored the model: {prefix} ({dialect}), with the state of Adam, at step {options.global_step}'
 
 
@@ -167,13 +167,6 @@ def fresh(step):
     ...]; kept, rolling: steps of the checkpoints that --save_freq and --resume_freq made.
     """
     return {'step': step, 'validated': step, 'best': -1.0, 'scores': [], 'kept': [], 'rolling': []}
-
-
-def granted(stop, asked, ranks):
-    """The number of the signal when this step is the last, else 0. asked: the mean over the ranks, of this step."""
-    if ranks.world_size == 1:
-        return stop.asked  # it may have come during the step
-    return (stop.asked or signal.SIGTERM) if asked > 0 else 0
 
 
 def log_step(log, at, scale, learning_rate, fields, batch_size):

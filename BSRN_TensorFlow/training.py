@@ -1,8 +1,6 @@
 """What surrounds the training loop of train.py: the folder of a run, its checkpoints, losses and speed, its copy."""
-import contextlib
-import os
-
-from common import checkpoints, runs
+from common import runs
+from common.tf import runs as tf_runs
 from models import checkpoint
 
 
@@ -22,43 +20,12 @@ def object_store():
     return moxing.file
 
 
-class Run(runs.Run):
+class Run(tf_runs.Run):
     """A folder TRAIN_PATH[_2, _3 ...] with its checkpoints model.ckpt-STEP and model.ckpt-best."""
 
     def __init__(self, options):
-        super().__init__(options.train_path, 'model.ckpt-STEP', 'model.ckpt-best', '--resume' if options.resume else '')
-
-    def saved(self):
-        return bool(checkpoint.numbered(self.folder)) or os.path.exists(self.best + checkpoint.INDEX)
-
-    def prefix(self, step):
-        return os.path.join(self.folder, f'model.ckpt-{step}')
-
-    def remove(self, step):
-        """Delete a checkpoint that this run wrote, if it is still there; its index first, which makes it one."""
-        prefix = self.prefix(step)
-        for path in (prefix + checkpoint.INDEX, prefix + checkpoint.NOTES, prefix + checkpoint.DATA):
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(path)
-
-    def resume(self):
-        """(prefix, state) of the newest checkpoint that loads."""
-        for prefix in [*(prefix for _, prefix in checkpoint.numbered(self.folder)), self.best]:
-            with contextlib.suppress(ValueError, FileNotFoundError):  # newest_valid has said why
-                return prefix, checkpoints.newest_valid(prefix + checkpoint.INDEX, load_state)[1]
-        raise ValueError(f'--resume: no checkpoint in {self.folder} could be loaded; to start from the weights of '
-                         'another one use --restore_path')
-
-
-def load_state(path):
-    """{'progress', 'options', 'size', 'arrays'} of a checkpoint of train.py. ValueError: it is none."""
-    prefix, arrays = checkpoint.load(path)
-    notes = checkpoint.notes(prefix)
-    missing = [name for name in ('progress', 'options', 'size') if name not in notes]
-    if missing:
-        raise ValueError(f'{prefix}{checkpoint.NOTES} has no {", ".join(missing)}: not a checkpoint of train.py; to go '
-                         'on from it use --restore_path and --global_step')
-    return dict(notes, arrays=arrays)
+        super().__init__(options.train_path, checkpoint.STEM, '--resume' if options.resume else '', checkpoint.check,
+                         'to start from the weights of another one use --restore_path')
 
 
 class Meter(runs.Meter):

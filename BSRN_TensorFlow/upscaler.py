@@ -8,11 +8,11 @@ import os
 
 import numpy as np
 
+from common.tf import devices
 from common.tiles import self_ensemble, tiled
 from import_weights import add_overrides, overrides, read_weights
 from models.checkpoint import AUTHORS, show
 from models.restored import restored, upscaling
-from models.session_config import add_options as session_options
 from models.session_config import open_device
 
 MEMORY = 8e9  # bytes that upscaling by tiles may take, about
@@ -70,7 +70,7 @@ def load_scales(checkpoint, scales=None, *, device='cpu', precision='', kernels=
                 recursion='ensemble', size=None):
     """[Upscaler] for some scales of a network; None: for its only one.
 
-    device: 'cpu', 'gpu', 'npu' or 'auto'; precision, kernels, cuda_device: as models/session_config.py has them.
+    device: 'cpu', 'gpu', 'npu' or 'auto'; precision, kernels, cuda_device: as common/tf/devices.py has them.
     recursion: as Upscaler has it. size: {argument of BSRN: value or None} where the checkpoint does not say it, or that
     it must agree with.
     """
@@ -93,7 +93,7 @@ def add_options(add):
     add('--restore_target', default='', choices=('', 'generator'), help='not needed: weights alone are taken')
     add('--restore_global_step', type=int, default=0, help='of a folder, its model.ckpt-N; 0: the newest valid one')
     add_overrides(add, OVERRIDES)
-    session_options(add)
+    devices.add_options(add)
     add('--tile', type=int, default=None, help='side of the tiles, LR pixels: the same result as of whole pictures, in '
         'bounded memory; 0: whole pictures; by default as large as about 8 GB allow')
     add('--halo', type=int, default=None, help='LR pixels of picture around a tile; by default as many as the network '

@@ -9,6 +9,7 @@ import re
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from common.tf.checkpoint import some
 from models.convolution import Builtin
 
 SCALES = (2, 3, 4, 8)
@@ -174,12 +175,6 @@ def size_of(weights):
         raise ValueError(f'not a BSRN of scales {scales}: missing {some(missing)}; extra {some(extra)}; '
                          f'of another shape {some(differing)}')
     return {'scales': tuple(scales), 'conv_features': c, 'state_features': both - c}
-
-
-def some(names):
-    """The first few of many names, for a message."""
-    names = list(names)
-    return ', '.join(names[:4]) + (f' and {len(names) - 4} more' if len(names) > 4 else '') or 'none'
 
 
 def check_size(scales, conv_features, state_features, recursions, recursion_frequency):

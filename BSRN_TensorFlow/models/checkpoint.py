@@ -1,31 +1,21 @@
-"""Checkpoints in TensorFlow's own format: PREFIX.index, PREFIX.data-00000-of-00001, and notes in PREFIX.json.
+"""Checkpoints of a BSRN, PREFIX.index, PREFIX.data-00000-of-00001 and notes in PREFIX.json, and its size from them.
 
 Names and shapes inside are those of the authors' files: their code restores ours, and ours theirs. What the variables
 do not tell (recursions, how far a training came) stands in the notes.
 """
-import glob
-import json
-import os
-import re
-import shutil
-import sys
-import zipfile
-
 import numpy as np
-import tensorflow.compat.v1 as tf
-from google.protobuf.message import DecodeError
 
-from common import checkpoints, files
-from models.bsrn import SCOPE, size_of, some
-from models.session_config import session_config
+from common.tf import checkpoint as shared
+from common.tf.checkpoint import DATA, ENDINGS, SLOTS, assign, some, write_npz  # noqa: F401 - for those who import this
+from models.bsrn import SCOPE, size_of
 
-DATA, INDEX, NOTES = '.data-00000-of-00001', '.index', '.json'
-NUMBERED = re.compile(r'(model\.ckpt-(\d+))\.index')  # the number is the step
-ENDINGS = re.compile(r'\.(index|meta|json|data-\d{5}-of-\d{5})$')
-SLOTS = ('/Adam', '/Adam_1')
-HARMLESS = 1 << 30  # bytes of weights that a smaller .pb may claim: two hundred times the released network's
+STEM = 'model.ckpt'
 AUTHORS = {'recursions': 16, 'recursion_frequency': 1, 'rgb_mean': (127.5, 127.5, 127.5)}
-OTHERS = {b'\x89HDF': 'an HDF5 file', b'PK\x03\x04': 'a zip archive, such as PyTorch writes', b'\x08\x01\x12': 'ONNX'}
+
+
+def load(path):
+    """(prefix, {name: array}) of a checkpoint, folder, .npz or .pb, as common.tf.checkpoint.load has it."""
+    return shared.load(path, STEM, SCOPE)
 
 
 def read(path):
@@ -33,116 +23,20 @@ def read(path):
     return load(path)[1]
 
 
-def load(path):
-    """(prefix, {name: array}): a checkpoint by its prefix or one of its files, the newest valid one of a folder, an
-    .npz of import_weights.py, or a frozen graph, .pb.
-
-    Every number is read, so that a damaged file is found. Raises ValueError naming the file and what is wrong.
-    """
-    path = str(path)
-    if os.path.isdir(path):
-        return newest(path)
-    if path.endswith('.npz'):
-        return path, {name: value for name, value in _npz(path).items() if name != 'notes'}
-    if path.endswith('.pb'):
-        return path, _constants(path)
-    prefix = ENDINGS.sub('', path)
-    if not os.path.exists(prefix + INDEX) and not os.path.isfile(prefix):
-        folder = os.path.dirname(prefix) or '.'
-        names = sorted(name[:-len(INDEX)] for name in (os.listdir(folder) if os.path.isdir(folder) else [])
-                       if name.endswith(INDEX))
-        raise ValueError(f'{path}: no such checkpoint; expected {prefix}.index and {prefix}.data-00000-of-00001; in '
-                         f'{folder} there are: {some(names)}')
-    return prefix, _tensors(prefix)
-
-
-def newest(folder):
-    """load() of the checkpoint model.ckpt-N of a folder with the highest N; one that does not load is skipped, with a
-    warning. Raises ValueError when there is none that does.
-    """
-    for _, prefix in numbered(folder):
-        try:
-            return load(prefix)
-        except ValueError as error:
-            print(f'warning: checkpoint skipped: {error}', file=sys.stderr, flush=True)
-    raise ValueError(f'{folder}: no model.ckpt-N that can be read; expected model.ckpt-N.index and '
-                     f'model.ckpt-N{DATA}, as train.py writes them')
-
-
-def numbered(folder):
-    """[(N, prefix)] of the checkpoints model.ckpt-N of a folder, the highest N first."""
-    matches = [match for match in map(NUMBERED.fullmatch, os.listdir(str(folder))) if match]
-    return sorted(((int(match.group(2)), os.path.join(str(folder), match.group(1))) for match in matches), reverse=True)
-
-
-def _tensors(prefix):
-    whole = os.path.exists(prefix + INDEX)  # else a file of the older format, which has everything in it
-    stored = sum(map(os.path.getsize, glob.glob(glob.escape(prefix) + '.data-*') if whole else [prefix]))
-    if not whole:
-        with open(prefix, 'rb') as file:
-            begin = file.read(8)
-        other = next((kind for mark, kind in OTHERS.items() if begin.startswith(mark)), None)
-        if other or not begin:
-            raise ValueError(f'{prefix}: {other or "an empty file"}; expected a checkpoint of TensorFlow')
-    try:
-        reader = tf.train.NewCheckpointReader(prefix)
-        shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
-        claimed = sum(np.prod(shape, dtype=np.float64) * types[name].size for name, shape in shapes.items())
-        if claimed > stored:  # TensorFlow would ask for the memory before it reads
-            raise ValueError(f'{claimed:,.0f} bytes of numbers are expected, {stored:,} are there')
-        return {name: np.asarray(reader.get_tensor(name)) for name in sorted(shapes)}
-    except Exception as error:  # noqa: BLE001 - by version and damage: OpError, IndexError, RuntimeError ...
-        reason = getattr(error, 'message', None) or str(error)
-        raise ValueError(f'{prefix}: damaged, or not a checkpoint of TensorFlow ({reason})') from None
-
-
-def _npz(path):
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, EOFError, KeyError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(f'{path}: damaged, or not an .npz file of numbers ({error})') from None
-
-
-def _constants(path):
-    try:
-        with open(path, 'rb') as file:
-            graph = tf.GraphDef.FromString(file.read())
-        tensors = {node.name: node.attr['value'].tensor for node in graph.node if node.op == 'Const'
-                   and node.name.startswith(SCOPE + '/') and node.attr['dtype'].type == tf.float32.as_datatype_enum}
-        claimed = sum(tf.TensorShape(tensor.tensor_shape).num_elements() * 4 for tensor in tensors.values())
-        if claimed > HARMLESS:  # one number and a shape make a constant of any size
-            raise ValueError(f'it claims {claimed:,} bytes of weights')
-        constants = {name: tf.make_ndarray(tensor) for name, tensor in tensors.items()}
-    except (DecodeError, ValueError, TypeError) as error:
-        raise ValueError(f'{path}: damaged, or not a frozen graph of TensorFlow ({error})') from None
-    return {name: value for name, value in constants.items() if name.endswith(('/kernel', '/bias'))}
-
-
 def notes(prefix):
     """What was written beside a checkpoint, {} where nothing was. Raises ValueError when that cannot be read."""
-    try:
-        if prefix.endswith('.npz'):
-            return _checked(json.loads(str(_npz(prefix).get('notes', '{}'))))
-        with open(prefix + NOTES, encoding='utf-8') as file:
-            return _checked(json.load(file))
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise ValueError(f'{prefix}{NOTES}: damaged ({error}); without that file the authors\' recursions are '
-                         'taken') from None
+    return shared.notes(prefix, check)
 
 
-def _checked(found):
-    """Notes, as they are. Raises ValueError where they cannot be: the user may have a file of that name."""
-    size = found.get('size', {}) if isinstance(found, dict) else None
+def check(found):
+    """ValueError where notes cannot be a BSRN's."""
+    size = found.get('size', {})
     if not isinstance(size, dict):
         raise ValueError('it does not hold the size of a network')
     for name, usual in AUTHORS.items():
         value, usual = np.array(size.get(name, usual)), np.array(usual)
         if value.shape != usual.shape or not np.can_cast(value.dtype, usual.dtype):
             raise ValueError(f'{name}: {size[name]!r}')
-    return found
 
 
 def size(prefix, arrays, overrides=None):
@@ -179,64 +73,9 @@ def show(value):
 
 def weights_of(arrays):
     """The network's own variables: without Adam's moments and powers, and what other programs add."""
-    return {name: value for name, value in arrays.items() if name.startswith(SCOPE + '/') and not name.endswith(SLOTS)}
-
-
-def assign(session, variables, arrays):
-    """Give variables their values {name: array}. Raises ValueError naming what is missing or of another shape."""
-    wrong = [variable.op.name for variable in variables if variable.op.name not in arrays
-             or arrays[variable.op.name].shape != tuple(variable.shape.as_list())]
-    if wrong:
-        raise ValueError(f'the checkpoint lacks, or has of another shape: {some(wrong)}')
-    session.run([variable.initializer for variable in variables],
-                {variable.initializer.inputs[1]: arrays[variable.op.name] for variable in variables})
+    return shared.weights_of(arrays, SCOPE)
 
 
 def write(prefix, arrays, more):
-    """Write a checkpoint whole or not at all: its .index, which makes it one, comes last.
-
-    arrays: {name: array}; more: the notes, a dict that JSON can hold; more['size']: keyword arguments of BSRN.
-    A numbered one is named in the text file `checkpoint`, too. Raises OSError naming the file that cannot be written.
-    """
-    prefix = os.path.abspath(str(prefix))
-    folder, name = os.path.split(prefix)
-    os.makedirs(folder, exist_ok=True)
-    place = os.path.join(folder, '.saving')  # where a killed writer may have left something
-    shutil.rmtree(place, ignore_errors=True)
-    try:
-        there = os.path.join(place, 'model')
-        _save(there, arrays)
-        if os.path.exists(prefix + INDEX):  # its numbers are not those of an earlier file of that name
-            os.remove(files.destination(prefix + INDEX))
-        checkpoints.save(prefix + DATA, lambda path: os.replace(there + DATA, path))
-        checkpoints.save(prefix + NOTES, lambda path: _write_text(path, json.dumps(more, indent=1) + '\n'))
-        checkpoints.save(prefix + INDEX, lambda path: os.replace(there + INDEX, path))
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-    if NUMBERED.fullmatch(name + INDEX):
-        checkpoints.save(os.path.join(folder, 'checkpoint'), lambda path: _write_text(
-            path, f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n'))
-
-
-def write_npz(path, arrays, more):
-    """The same in one file of numpy's."""
-    with open(path, 'wb') as file:
-        np.savez(file, notes=json.dumps(more), **arrays)
-
-
-def _save(prefix, arrays):
-    with tf.Graph().as_default() as graph, tf.device('/cpu:0'):
-        values = {name: np.asarray(value) for name, value in arrays.items()}
-        inputs = [tf.placeholder(value.dtype, value.shape) for value in values.values()]
-        save = tf.raw_ops.SaveV2(prefix=prefix, tensor_names=list(values), shape_and_slices=[''] * len(values),
-                                 tensors=inputs)
-        with tf.Session(graph=graph, config=session_config('cpu')) as session:
-            try:
-                session.run(save, dict(zip(inputs, values.values())))
-            except tf.errors.OpError as error:
-                raise OSError(f'{prefix}: could not be written ({error.message})') from None
-
-
-def _write_text(path, text):
-    with open(path, 'w', encoding='utf-8') as file:
-        file.write(text)
+    """common.tf.checkpoint.write; more: the notes, of which more['size'] has keyword arguments of BSRN."""
+    shared.write(prefix, arrays, more, STEM)

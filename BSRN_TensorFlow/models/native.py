@@ -5,6 +5,7 @@
 import tensorflow.compat.v1 as tf
 
 from common import native
+from common.tf.kernels import convolution
 
 
 class Native:  # [N,C,H,W]
@@ -29,7 +30,7 @@ class Native:  # [N,C,H,W]
 
     def convolve(self, x, kernel, bias):
         """The 3x3 convolution, zeros around the picture; kernel [3,3,in,out], bias [out]. Of float32, as the result."""
-        return _convolution(x, tf.transpose(kernel, [3, 2, 0, 1]), bias)
+        return convolution(x, tf.transpose(kernel, [3, 2, 0, 1]), bias)
 
     def depth_to_space(self, x, block):
         """[N,block*block*C,H,W] to [N,C,block*H,block*W]; channel (dy*block + dx)*C + c goes to row dy, column dx."""
@@ -37,21 +38,3 @@ class Native:  # [N,C,H,W]
         height, width = tf.shape(x)[2], tf.shape(x)[3]
         x = tf.transpose(tf.reshape(x, [-1, block, block, channels, height, width]), [0, 3, 4, 1, 5, 2])
         return tf.reshape(x, [-1, channels, block * height, block * width])
-
-
-@tf.custom_gradient
-def _convolution(x, weight, bias):  # weight [out,in,3,3]
-    def gradient(dy):
-        dx, = _call(native.input_gradient, (dy, weight), x.shape)
-        dweight, dbias = _call(native.kernel_gradient, (dy, x), weight.shape, bias.shape)
-        return dx, dweight, dbias
-    y, = _call(native.convolution, (x, weight, bias), [x.shape[0], weight.shape[0], *x.shape[2:]])
-    return y, gradient
-
-
-def _call(function, inputs, *shapes):
-    """Tensors of these static shapes: what a function of numpy arrays gives when the graph runs."""
-    outputs = tf.numpy_function(function, inputs, [tf.float32] * len(shapes))
-    for output, shape in zip(outputs, shapes):
-        output.set_shape(shape)
-    return outputs

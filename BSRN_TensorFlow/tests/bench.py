@@ -9,9 +9,10 @@ import statistics
 import numpy as np
 
 from common import bench, cli
+from common.tf.devices import chosen_precision
 from models.bsrn import BSRN, initial_weights, layers, stages
 from models.checkpoint import assign
-from models.session_config import Device, chosen_precision, session_config, tf
+from models.session_config import Device, tf
 
 SCALE, PATCH, PICTURE = 4, 48, 128  # PATCH, PICTURE: LR sides, pixels
 
@@ -43,7 +44,7 @@ class Graph:
             self._loss = net.losses(outputs, self._hr)[0]
             self._train = tf.train.AdamOptimizer(1e-4).minimize(self._loss)
             self._fetches = {'all': outputs, **{name: net.sr(self._lr, SCALE, name) for name in ('ensemble', 'last')}}
-            self._session = tf.Session(config=session_config(device.kind, device.precision))
+            self._session = tf.Session(config=device.config())
             self._session.run(tf.global_variables_initializer())
             assign(self._session, net.variables, initial_weights(dict(size, scales=(SCALE,)), np.random.default_rng(0)))
             graph.finalize()
@@ -69,7 +70,7 @@ class Convolution:
             y = conv.convolve(x, kernel, bias)
             gradients = tf.gradients(y, [x, kernel], tf.cast(dy, y.dtype))
             self.parts = [part.op for part in (y, *gradients)]
-            self._session = tf.Session(config=session_config(device.kind, device.precision))
+            self._session = tf.Session(config=device.config())
             self._session.run(tf.global_variables_initializer())
         self.work = 2 * 9 * batch * side ** 2 * n_in * n_out / 1e9
 

@@ -11,9 +11,9 @@ import pytest
 import train as program
 from common import images
 from common.make_lr import make
+from common.tf.runs import load_state
 from models import checkpoint as files
 from models.bsrn import initial_weights
-from training import load_state
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = {'scales': (2,), 'conv_features': 8, 'state_features': 4, 'recursions': 3, 'recursion_frequency': 1,

@@ -8,8 +8,8 @@ import sys
 import numpy as np
 
 from common import cli
+from common.tf.ranks import open_ranks, tf
 from models.bsrn import BSRN, initial_weights
-from models.ranks import open_ranks, tf
 from models.session_config import open_device
 
 SIZE = {'scales': (2, 3), 'conv_features': 8, 'state_features': 8}

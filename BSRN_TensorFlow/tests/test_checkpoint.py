@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from conftest import SIZE, call, picture_weights, save
 
+from common import checkpoints
+from common.tf.checkpoint import numbered
 from models import checkpoint as files
 from models.bsrn import initial_weights
 from models.restored import tf
@@ -68,7 +70,7 @@ def test_a_folder_gives_its_newest_valid_checkpoint(arrays, tmp_path, capsys):
     for step in (9, 10, 100):
         files.write(tmp_path / f'model.ckpt-{step}', arrays, {'size': SIZE})
     files.write(tmp_path / 'model.ckpt-best', arrays, {'size': SIZE})
-    assert [step for step, _ in files.numbered(tmp_path)] == [100, 10, 9]
+    assert [step for step, _ in numbered(tmp_path, files.STEM)] == [100, 10, 9]
     assert files.load(tmp_path)[0] == str(tmp_path / 'model.ckpt-100') and not capsys.readouterr().err
     data = tmp_path / 'model.ckpt-100.data-00000-of-00001'
     content = bytearray(data.read_bytes())
@@ -194,7 +196,7 @@ def test_a_disk_that_is_full(tmp_path):
 @pytest.mark.parametrize('before', [True, False], ids=['one was there', 'none was there'])
 def test_a_writing_that_ends_half_way(after, before, arrays, tmp_path, monkeypatch):
     """No index stands beside numbers or notes that are not its own, and the next writing succeeds."""
-    save_one, count, prefix = files.checkpoints.save, [], tmp_path / 'model.ckpt-1'
+    save_one, count, prefix = checkpoints.save, [], tmp_path / 'model.ckpt-1'
     if before:
         files.write(prefix, dict(arrays, beta1_power=np.float32(0.5)), {'number': 1})
 
@@ -204,7 +206,7 @@ def test_a_writing_that_ends_half_way(after, before, arrays, tmp_path, monkeypat
         count.append(path)
         save_one(path, write)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(files.checkpoints, 'save', killed)
+        patch.setattr(checkpoints, 'save', killed)
         files.write(prefix, arrays, {'number': 2})
     with pytest.raises(ValueError, match='no such checkpoint'):
         files.load(prefix)

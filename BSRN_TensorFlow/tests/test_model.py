@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.tf.ranks import Alone, tf
 from models.bsrn import BSRN, add_size_options, initial_weights, scale_list, size_from, size_of
 from models.checkpoint import assign
-from models.ranks import Alone, tf
 from models.session_config import open_device
 
 GOLDEN = Path(__file__).parent / 'golden'

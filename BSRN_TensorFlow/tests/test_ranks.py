@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import rank_worker
 
-from models import ranks
-from models.ranks import tf
+from common.tf import ranks
+from common.tf.ranks import tf
 from models.session_config import Device
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,7 +11,9 @@ from conftest import TINY, flags, refused, start, state_of
 
 import train as program
 import training
+from common import checkpoints
 from common.logs import read_records
+from common.tf.checkpoint import numbered
 from models import checkpoint as files
 from models.learning import Model
 
@@ -28,7 +30,7 @@ def assert_equal_state(found, expected):
 
 def last(folder):
     """The newest checkpoint of a run."""
-    return files.numbered(str(folder))[0][1]
+    return numbered(str(folder), files.STEM)[0][1]
 
 
 def losses(folder):
@@ -57,7 +59,7 @@ def test_resuming_with_validation_is_exact(train, out):
     assert_equal_state(out / 'X2_2' / 'model.ckpt-best', out / 'X2' / 'model.ckpt-best')
     assert len(state_of(out / 'X2' / 'model.ckpt-12')['progress']['scores']) == 3
     for name in ('X2', 'X2_2'):  # validations leave one, too
-        assert [number for number, _ in files.numbered(str(out / name))] == [12, 9, 8, 4]
+        assert [number for number, _ in numbered(str(out / name), files.STEM)] == [12, 9, 8, 4]
 
 
 def test_resuming_after_kill_9(train, data, out):
@@ -72,7 +74,7 @@ def test_resuming_after_kill_9(train, data, out):
     half = out / 'X2' / f'.model.ckpt-9999.data-00000-of-{process.pid}.tmp00001'
     half.write_bytes(b'what had been written of it')
     (out / 'X2' / 'model.ckpt-9999.data-00000-of-00001').write_bytes(b'complete, but its index is not there')
-    step, _ = files.numbered(str(out / 'X2'))[0]
+    step, _ = numbered(str(out / 'X2'), files.STEM)[0]
     assert train(max_steps=step + 8, resume=True) == 0
     assert train(max_steps=step + 8) == 0
     assert_equal_state(last(out / 'X2'), last(out / 'X2_2'))
@@ -205,7 +207,7 @@ def test_what_cannot_be_resumed(train, out, checkpoint, capsys):
 def test_full_disk_keeps_the_earlier_checkpoint(train, out, monkeypatch, capsys):
     train(max_steps=3, valid_set='Tiny')
     before = bytes_of(out / 'X2' / 'model.ckpt-3')
-    monkeypatch.setattr(files.checkpoints, '_sync', lambda *_: exec("raise OSError(28, 'No space left on device')"))
+    monkeypatch.setattr(checkpoints, '_sync', lambda *_: exec("raise OSError(28, 'No space left on device')"))
     refused(capsys, train, 'No space left', 'bytes are free', 'model.ckpt-5', max_steps=5, resume=True)
     assert bytes_of(out / 'X2' / 'model.ckpt-3') == before
 

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 from google.protobuf import text_format
 
-from models import session_config as configs
+from common.tf import devices
 from models.convolution import Builtin
-from models.ranks import tf
-from models.session_config import Device, open_device, session_config
+from models.session_config import Device, open_device, tf
 
 RELEASED = '''graph_options { rewrite_options { remapping: OFF memory_optimization: MANUAL custom_optimizers {
   name: "NpuOptimizer"
@@ -34,32 +33,32 @@ def surroundings(monkeypatch):
 @pytest.fixture
 def processor(monkeypatch):
     """processor(name): the flags that the processor has from now on."""
-    return lambda name: monkeypatch.setattr(configs, 'processor_flags', lambda: FLAGS[name])
+    return lambda name: monkeypatch.setattr(devices, 'processor_flags', lambda: FLAGS[name])
 
 
 def test_an_npus_session_is_the_released_one():
-    assert same(session_config('npu', 'mixed'), RELEASED)
-    several = session_config('npu', 'mixed', 8)
+    assert same(Device('npu', 'mixed').config(), RELEASED)
+    several = Device('npu', 'mixed').config(8)
     options = several.graph_options.rewrite_options.custom_optimizers[0].parameter_map
     assert options.pop('hcom_parallel').b and same(several, RELEASED)
-    exact = session_config('npu', 'fp32')
+    exact = Device('npu', 'fp32').config()
     assert same(exact, RELEASED.replace('allow_mix_precision', 'must_keep_origin_dtype'))
 
 
 def test_sessions_of_gpus_and_cpus(monkeypatch):
-    assert same(session_config('gpu'), 'allow_soft_placement: true gpu_options { allow_growth: true }')
-    assert same(session_config('gpu', 'mixed', 8), 'allow_soft_placement: true gpu_options { allow_growth: true } '
+    assert same(Device('gpu').config(), 'allow_soft_placement: true gpu_options { allow_growth: true }')
+    assert same(Device('gpu', 'mixed').config(8), 'allow_soft_placement: true gpu_options { allow_growth: true } '
                 'graph_options { rewrite_options { auto_mixed_precision: ON } }')
-    assert same(session_config('cpu', 'bf16'), 'allow_soft_placement: true device_count { key: "GPU" value: 0 }')
-    monkeypatch.setattr(configs, 'processors', lambda: 9)
+    assert same(Device('cpu', 'bf16').config(), 'allow_soft_placement: true device_count { key: "GPU" value: 0 }')
+    monkeypatch.setattr(devices, 'processors', lambda: 9)
     for ranks, threads in ((1, 0), (2, 4), (16, 1)):  # 0: TensorFlow takes all
-        assert session_config('cpu', 'fp32', ranks).intra_op_parallelism_threads == threads
+        assert Device('cpu', 'fp32').config(ranks).intra_op_parallelism_threads == threads
 
 
-@pytest.mark.skipif(not configs.MIXED_ON_CPU, reason='TensorFlow 1.15 does not compute in bfloat16 on CPUs')
+@pytest.mark.skipif(not devices.MIXED_ON_CPU, reason='TensorFlow 1.15 does not compute in bfloat16 on CPUs')
 def test_16_bits_on_a_cpu(processor):
-    rewriting = session_config('cpu', 'mixed').graph_options.rewrite_options
-    assert [field.name for field, _ in rewriting.ListFields()] == [configs.MIXED_ON_CPU]
+    rewriting = Device('cpu', 'mixed').config().graph_options.rewrite_options
+    assert [field.name for field, _ in rewriting.ListFields()] == [devices.MIXED_ON_CPU]
     processor('avx512_bf16')
     assert [open_device('cpu', precision).precision for precision in ('bf16', 'mixed')] == ['bf16', 'mixed']
     processor('none')
@@ -68,7 +67,7 @@ def test_16_bits_on_a_cpu(processor):
             open_device('cpu', precision)
 
 
-@pytest.mark.skipif(bool(configs.MIXED_ON_CPU), reason='TensorFlow 1.15 alone')
+@pytest.mark.skipif(bool(devices.MIXED_ON_CPU), reason='TensorFlow 1.15 alone')
 @pytest.mark.parametrize('precision', ['bf16', 'mixed'])
 def test_16_bits_are_not_for_an_old_tensorflow(precision, processor):
     processor('avx512_bf16')
@@ -77,16 +76,16 @@ def test_16_bits_are_not_for_an_old_tensorflow(precision, processor):
 
 
 def test_the_usual_precision():
-    assert [configs.chosen_precision(kind, '') for kind in ('npu', 'gpu', 'cpu')] == ['mixed', 'fp32', 'fp32']
-    assert configs.chosen_precision('gpu', 'mixed') == 'mixed' and configs.chosen_precision('npu', 'fp32') == 'fp32'
+    assert [devices.chosen_precision(kind, '') for kind in ('npu', 'gpu', 'cpu')] == ['mixed', 'fp32', 'fp32']
+    assert devices.chosen_precision('gpu', 'mixed') == 'mixed' and devices.chosen_precision('npu', 'fp32') == 'fp32'
     for kind, precision, words in (('npu', 'bf16', 'not on an NPU'), ('cpu', 'fp64', "'fp64'; known: fp32, bf16")):
         with pytest.raises(ValueError, match=words):
-            configs.chosen_precision(kind, precision)
+            devices.chosen_precision(kind, precision)
 
 
 def test_devices(monkeypatch):
     there = {'cpu'}
-    monkeypatch.setattr(configs, 'available', there.__contains__)
+    monkeypatch.setattr(devices, 'available', there.__contains__)
     assert open_device() == Device('cpu', 'fp32', 'auto')
     for name in ('gpu', 'npu'):
         with pytest.raises(ValueError, match=f'--device={name}: TensorFlow .* finds none here; .* --device=cpu'):
@@ -101,13 +100,13 @@ def test_devices(monkeypatch):
 
 def test_an_npu_is_there_when_its_files_and_its_adapter_are(monkeypatch):
     monkeypatch.setattr(os, 'listdir', lambda folder: {'/dev': ['null', 'davinci_manager']}[folder])
-    assert not configs.available('npu')
+    assert not devices.available('npu')
     monkeypatch.setattr(os, 'listdir', lambda folder: {'/dev': ['davinci_manager', 'davinci0']}[folder])
     monkeypatch.setitem(sys.modules, 'npu_bridge', None)
-    assert not configs.available('npu')
+    assert not devices.available('npu')
     for name in ('npu_bridge', 'npu_bridge.npu_init'):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    assert configs.available('npu')
+    assert devices.available('npu')
 
 
 @pytest.mark.parametrize('asked, before, rank, ranks, after', [
@@ -131,11 +130,9 @@ def test_kernels(monkeypatch):
 
 
 def test_kernels_that_cannot_be_compiled(monkeypatch, capsys):
-    from models import native
-
     def refuse():
         raise ValueError('no compiler')
-    monkeypatch.setattr(native.native, 'open_library', refuse)
+    monkeypatch.setattr(devices.native, 'open_library', refuse)
     assert isinstance(Device('cpu', 'fp32', 'auto').convolutions(), Builtin)
     assert capsys.readouterr().out == "note: TensorFlow's own convolutions are used: no compiler\n"
     with pytest.raises(ValueError, match='no compiler'):

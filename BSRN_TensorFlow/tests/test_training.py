@@ -15,10 +15,10 @@ import train as program
 import upscaler
 from common import images
 from common.logs import read_records
+from common.tf.ranks import Alone
 from models import checkpoint as files
 from models.bsrn import initial_weights
 from models.learning import Board, Model, rate_of, tf
-from models.ranks import Alone
 from models.session_config import open_device
 from options import parse
 

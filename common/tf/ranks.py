@@ -14,7 +14,7 @@ import time
 import tensorflow.compat.v1 as tf
 from tensorflow.python.ops import collective_ops
 
-from models.session_config import processors, rank_of, session_config
+from common.tf.devices import processors, rank_of
 
 PATIENCE = 120  # seconds in which all ranks must have come
 GROUP = 1  # the collectives' name of all ranks together
@@ -63,8 +63,8 @@ class Several(Alone):
         super().__init__(device)
         self.rank, self.world_size = rank, world_size
         self._addresses = [(host, port + index) for index in range(world_size)]
-        os.environ.setdefault('OMP_NUM_THREADS', str(max(processors() // world_size, 1)))  # of models/native.py
-        self._config = session_config(device.kind, device.precision, world_size)
+        os.environ.setdefault('OMP_NUM_THREADS', str(max(processors() // world_size, 1)))  # of our kernels
+        self._config = device.config(world_size)
         self._config.experimental.collective_group_leader = '/job:worker/replica:0/task:0'
         self._config.device_filters.append(f'/job:worker/task:{rank}')
         cluster = tf.train.ClusterSpec({'worker': [f'{host}:{port}' for host, port in self._addresses]})
@@ -159,7 +159,7 @@ class Hccl(Alone):
         self._wrap, self._wrapped, self._hccl = npu_distributed_optimizer_wrapper, None, hccl_ops
         for name, value in (('DEVICE_INDEX', rank), ('JOB_ID', 10087)):  # the adapter reads them; the port's JOB_ID
             os.environ.setdefault(name, str(value))
-        self._config = session_config('npu', device.precision, world_size)
+        self._config = device.config(world_size)
         with tf.Graph().as_default() as graph:
             start, self._stop = npu_ops.initialize_system(), npu_ops.shutdown_system()
         self._system = tf.Session(graph=graph, config=self._config)
