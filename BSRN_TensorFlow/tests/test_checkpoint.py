@@ -9,7 +9,9 @@ import pytest
 from conftest import SIZE, call, picture_weights, save
 
 from common import checkpoints
+from common.tf import checkpoint as shared
 from common.tf.checkpoint import numbered
+from common.tf.frozen import write_frozen
 from models import checkpoint as files
 from models.bsrn import initial_weights
 from models.restored import tf
@@ -181,6 +183,29 @@ def test_only_numbered_ones_are_named_in_the_text_file(arrays, tmp_path):
     files.write(tmp_path / 'model.ckpt-8', arrays, {})
     files.write(tmp_path / 'model.ckpt-12', arrays, {})
     assert tf.train.get_checkpoint_state(str(tmp_path)).model_checkpoint_path == str(tmp_path / 'model.ckpt-12')
+
+
+def test_names_of_another_directory(tmp_path):
+    """What common/tf/checkpoint.py writes and reads goes by the stem and the scope that it is given."""
+    arrays = {name: np.float32([3]) for name in ('G/dcn/W', 'G/dcn/b', 'G/conv/kernel', 'G/conv/kernel/Adam', 'step')}
+    for name in ('EDVR-8', 'EDVR-12', 'EDVR-best', 'model.ckpt-90', 'EDVR-L-3'):
+        shared.write(tmp_path / name, arrays, {'compat': 'paper'}, 'EDVR')
+    assert [number for number, _ in numbered(tmp_path, 'EDVR')] == [12, 8]
+    assert tf.train.latest_checkpoint(str(tmp_path)) == str(tmp_path / 'EDVR-12')
+    prefix, found = shared.load(tmp_path, 'EDVR', 'G')
+    assert prefix == str(tmp_path / 'EDVR-12') and same(found, arrays)
+    weights = shared.weights_of(found, 'G')
+    assert set(weights) == {'G/dcn/W', 'G/dcn/b', 'G/conv/kernel'}
+    with tf.Graph().as_default() as graph:
+        for name in (*weights, 'G/add/y', 'H/conv/kernel'):
+            tf.constant(np.float32([3]), name=name)
+    write_frozen(graph.as_graph_def(), str(tmp_path / 'x.pb'))
+    assert same(shared.load(tmp_path / 'x.pb', 'EDVR', 'G')[1], weights)
+
+    def refuse(notes):
+        raise ValueError(f'compat: {notes["compat"]}')
+    with pytest.raises(ValueError, match='EDVR-12.json: damaged .compat: paper.; without that file'):
+        shared.notes(prefix, refuse)
 
 
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='limits files as Linux does')
