@@ -22,7 +22,7 @@ DATA, INDEX, NOTES = '.data-00000-of-00001', '.index', '.json'
 ENDINGS = re.compile(r'\.(index|meta|json|data-\d{5}-of-\d{5})$')
 SLOTS = ('/Adam', '/Adam_1')
 WEIGHTS = ('/kernel', '/bias', '/W', '/b')  # how the names of a network's variables end
-HARMLESS = 1 << 30  # bytes of weights that a smaller .pb may claim: two hundred times the released network's
+HARMLESS = 1 << 30  # bytes of weights that a smaller .pb may claim: over ten times those of the largest network
 OTHERS = {b'\x89HDF': 'an HDF5 file', b'PK\x03\x04': 'a zip archive, such as PyTorch writes', b'\x08\x01\x12': 'ONNX'}
 
 
