@@ -84,7 +84,7 @@ KEYS = {
     'solver.train_epochs': Key(0, 'passes over all windows, one period, instead of total_steps; 0: total_steps holds'),
     'solver.ema': Key(0.0, 'decay of the running mean of the weights that is evaluated and saved beside them; 0: none'),
     'solver.tsa_steps': Key(0, 'steps at the beginning that train TSA alone, as in the authors\' second stage'),
-    'solver.mix_precision': Key(False, 'the same as precision mixed, which an NPU always has unless precision says else'),
+    'solver.mix_precision': Key(False, 'the same as precision mixed, which an NPU has in any case'),
     'solver.precision': Key('', 'of convolutions: fp32, bf16 (not the deformable ones), mixed (what the device '
                             'chooses); empty: as mix_precision says'),
     'solver.kernels': Key('auto', "layers on a CPU: TensorFlow's own (builtin) or ours, compiled once (native)"),

@@ -4,6 +4,7 @@ import re
 import numpy as np
 
 from ascendvsr.models.conventions import CONVENTIONS, METHODS
+from common.tf.checkpoint import some
 
 SCOPE = 'G'
 # layers of the port without an activation after them: it draws the kernels of the others wider
@@ -152,11 +153,5 @@ def check_shapes(weights, size):
     differing = [f'{name} {weights[name].shape} (expected {shape})' for name, shape in expected.items()
                  if name in weights and weights[name].shape != shape]
     if missing or extra or differing:
-        raise ValueError(f'not an EDVR of {size["mid_channels"]} channels: missing {some(missing)}; extra {some(extra)};'
-                         f' of another shape {some(differing)}')
-
-
-def some(names):
-    """The first few of many names, for a message."""
-    names = list(names)
-    return ', '.join(names[:4]) + (f' and {len(names) - 4} more' if len(names) > 4 else '') or 'none'
+        raise ValueError(f'not an EDVR of {size["mid_channels"]} channels: missing {some(missing)}; '
+                         f'extra {some(extra)}; of another shape {some(differing)}')
