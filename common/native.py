@@ -1,6 +1,7 @@
 """3x3 convolutions for CPUs (stride 1, zeros around, NCHW, float32) and their gradients, faster than frameworks' own.
 
     y = native.convolution(x, weight, bias)
+    y = native.deformable_convolution(x, sampling, weight, bias, groups)
 
 They are C++, common/native/convolution.cc, compiled when they are first asked for. All arrays that the functions
 return begin at a multiple of 64 bytes, so that TensorFlow takes them over without a copy. While they compute, other
@@ -23,7 +24,8 @@ import numpy as np
 from common.patches import default_cache_dir
 
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'native')
-SOURCES = [os.path.join(FOLDER, name) for name in ('convolution.cc', 'few.h', 'transforms.h', 'support.h')]
+SOURCES = [os.path.join(FOLDER, name)
+           for name in ('convolution.cc', 'deformable.h', 'few.h', 'transforms.h', 'support.h')]
 
 
 def convolution(x, weight, bias):
@@ -43,6 +45,31 @@ def kernel_gradient(dy, x):
     assert (len(dy), *dy.shape[2:]) == (len(x), *x.shape[2:]), (dy.shape, x.shape)
     outputs = dy.shape[1]
     return _call(open_library(), 'KernelGradient', (dy, x), (outputs, x.shape[1], 3, 3), (outputs,))
+
+
+def deformable_convolution(x, sampling, weight, bias, groups):
+    """y [N,O,H,W] of x [N,C,H,W], sampling [N,27*groups,H,W], weight [O,C,3,3] and bias [O].
+
+    Each tap of the kernel reads x at a point of its own, between four pixels; the channels are cut into `groups` that
+    are read at the same points (Deformable ConvNets v2, 2019). sampling [N,3,groups,9,H,W]: what is added to the column
+    of each tap, in pixels; to its row; and what its value is multiplied by. Of no number comes none.
+    """
+    _check_shapes(x, sampling, weight, groups)
+    assert bias.shape == weight.shape[:1], (weight.shape, bias.shape)
+    return _call(open_library(), 'Deformable', (x, sampling, weight, bias), (len(x), len(bias), *x.shape[2:]))[0]
+
+
+def deformable_gradients(dy, x, sampling, weight, groups):
+    """dx, dsampling, dweight and dbias [O] of dy [N,O,H,W] and the arguments of deformable_convolution()."""
+    _check_shapes(x, sampling, weight, groups)
+    assert dy.shape == (len(x), len(weight), *x.shape[2:]), (dy.shape, x.shape, weight.shape)
+    return _call(open_library(), 'DeformableGradients', (dy, x, sampling, weight),
+                 x.shape, sampling.shape, weight.shape, weight.shape[:1])
+
+
+def _check_shapes(x, sampling, weight, groups):
+    assert sampling.shape == (len(x), 27 * groups, *x.shape[2:]), (x.shape, sampling.shape, groups)
+    assert weight.shape[1:] == (x.shape[1], 3, 3) and x.shape[1] % groups == 0, (x.shape, weight.shape, groups)
 
 
 @functools.lru_cache(maxsize=None)
@@ -128,7 +155,14 @@ def _empty(shape):
 
 
 def _check(library):
-    """ValueError unless a small convolution and its gradients are numpy's."""
+    """ValueError unless a small convolution and its gradients, plain and deformable, are numpy's."""
+    for results in (_plain, _deformable):
+        for name, ours, theirs in results(library):
+            if not np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max():
+                raise ValueError(f'the compiled convolution is wrong in the {name}; set CXX to another C++ compiler')
+
+
+def _plain(library):  # (name, what the library computes, what numpy does) of each result
     rng = np.random.default_rng(0)
     x, dy = rng.standard_normal((1, 3, 5, 50)), rng.standard_normal((1, 9, 5, 50))
     weight, bias = rng.standard_normal((9, 3, 3, 3)), rng.standard_normal(9)
@@ -139,12 +173,39 @@ def _check(library):
     theirs = (np.einsum('nchwij,ocij->nohw', _windows(x), weight) + bias[:, None, None],
               np.einsum('nchwij,ocij->nohw', _windows(dy), turned),
               np.einsum('nchwij,nohw->ocij', _windows(x), dy), dy.sum((0, 2, 3)))
-    for name, a, b in zip(('output', 'gradient to its input', 'gradient to its kernel', 'gradient to its bias'),
-                          ours, theirs):
-        if not np.abs(a - b).max() < 1e-4 * np.abs(b).max():
-            raise ValueError(f'the compiled convolution is wrong in the {name}; set CXX to another C++ compiler')
+    return zip(('output', 'gradient to its input', 'gradient to its kernel', 'gradient to its bias'), ours, theirs)
 
 
 def _windows(x):  # [N,C,H,W] to the 3x3 neighbourhoods [N,C,H,W,3,3], zeros outside
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
     return np.lib.stride_tricks.as_strided(padded, (*x.shape, 3, 3), (*padded.strides, *padded.strides[2:]))
+
+
+def _deformable(library):  # the same; i, j: row and column of what is read, t: tap, g: group
+    rng = np.random.default_rng(0)
+    x, dy, sampling = (rng.standard_normal((1, channels, 3, 50)) for channels in (10, 3, 54))
+    weight, bias = rng.standard_normal((3, 10, 3, 3)), rng.standard_normal(3)
+    y, = _call(library, 'Deformable', (x, sampling, weight, bias), dy.shape)
+    gradients = _call(library, 'DeformableGradients', (dy, x, sampling, weight),
+                      x.shape, sampling.shape, weight.shape, bias.shape)
+    right, down, mask = sampling.reshape(3, 2, 9, 3, 50)
+    tap = np.arange(9)[:, None, None]
+    rows, slopes = _tents(np.arange(3)[:, None] + tap // 3 - 1 + down, 3)
+    columns, slants = _tents(np.arange(50) + tap % 3 - 1 + right, 50)
+    x, weight = x.reshape(2, 5, 3, 50), weight.reshape(3, 2, 5, 9)
+    samples, by_y, by_x = (np.einsum('gthwi,gthwj,gcij->gcthw', a, b, x, optimize=True)
+                           for a, b in ((rows, columns), (slopes, columns), (rows, slants)))
+    back = np.einsum('ohw,ogct->gcthw', dy[0], weight)
+    theirs = (np.einsum('gcthw,gthw,ogct->ohw', samples, mask, weight, optimize=True) + bias[:, None, None],
+              np.einsum('gcthw,gthw,gthwi,gthwj->gcij', back, mask, rows, columns, optimize=True),
+              np.stack([(back * by_x).sum(1) * mask, (back * by_y).sum(1) * mask, (back * samples).sum(1)]),
+              np.einsum('gcthw,gthw,ohw->ogct', samples, mask, dy[0], optimize=True), dy.sum((0, 2, 3)))
+    names = ('output', *(f'gradient to its {part}' for part in ('input', 'sampling', 'kernel', 'bias')))
+    return [(f'deformable {name}', ours, exact.reshape(ours.shape))
+            for name, ours, exact in zip(names, (y, *gradients), theirs)]
+
+
+def _tents(at, size):  # what each of `size` pixels is multiplied by for the value between them, and its derivative
+    distance = at[..., None] - np.arange(size)
+    weight = np.maximum(1 - np.abs(distance), 0)
+    return weight, -np.sign(distance) * (weight > 0)

@@ -7,6 +7,7 @@
 // by 36 products where the plain way takes 144; summed over the channels they are 36 matrix products. The gradient to
 // the input is a convolution by the turned kernel, and the gradient to the kernel is G'[(A dy A') * (B'd B)] G. Results
 // do not depend on the number of threads.
+#include "deformable.h"
 #include "few.h"
 
 namespace {
@@ -16,35 +17,6 @@ constexpr int kMostTiles = 64;      // and tiles
 constexpr int kBlock = 64;          // channels, in and out, of a task of the kernel's gradient
 constexpr int kChunk = 48;          // tiles that such a task works on at a time
 constexpr int64_t kTasks = 16;      // of the kernel's gradient, where there is work enough
-
-int64_t round_up(int64_t n, int64_t to) { return ceil_div(n, to) * to; }
-
-// sums [kRows][N] of registers = (or with kAdd, +=) the sum over k of a[row, k] * b[k][N]; distances in floats.
-template <int N, bool kAdd>
-void multiply(const float *a, int64_t a_row, int64_t a_k, const float *b, int64_t b_k, int64_t depth, float *to,
-              int64_t to_row) {
-  Vector sums[kRows][N];
-#pragma GCC unroll 8
-  for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 4
-    for (int n = 0; n < N; ++n) sums[i][n] = kAdd ? load(to + i * to_row + n * kLanes) : Vector{};
-  for (int64_t k = 0; k < depth; ++k, a += a_k, b += b_k) {
-    Vector right[N];
-#pragma GCC unroll 4
-    for (int n = 0; n < N; ++n) right[n] = load(b + n * kLanes);
-#pragma GCC unroll 8
-    for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 4
-      for (int n = 0; n < N; ++n) sums[i][n] += a[i * a_row] * right[n];
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 4
-    for (int n = 0; n < N; ++n) store(to + i * to_row + n * kLanes, sums[i][n]);
-}
-
-// Registers of channels of the panel that begins with register j of `count`: kVectors, or 1 where so many are not left.
-int64_t panel(int64_t j, int64_t count) { return count - j >= kVectors ? kVectors : 1; }
 
 // G g G' of all kernels, from [to][from][3][3], or turned by 180 degrees from [from][to][3][3], to
 // [kProducts][panels of outputs][from][outputs of the panel], with zeros for the outputs that are not there.
@@ -225,6 +197,23 @@ int KernelGradient(int, void **tensors, int *, int64_t **shapes, const char **, 
   return status_of([=] {
     kernel_gradient(in(tensors, 0), in(tensors, 1), shape_of(shapes[1]), shapes[0][1], out(tensors, 2),
                     out(tensors, 3));
+  });
+}
+
+// x [N,C,H,W], sampling [N,27*G,H,W], weight [O,C,3,3], bias [O] -> y [N,O,H,W]; G groups of channels
+int Deformable(int, void **tensors, int *, int64_t **shapes, const char **, void *, void *) {
+  return status_of([=] {
+    Deformed d(in(tensors, 0), shape_of(shapes[0]), in(tensors, 1), shapes[1][1] / 27);
+    deform(d, in(tensors, 2), in(tensors, 3), out(tensors, 4), shapes[2][0]);
+  });
+}
+
+// dy [N,O,H,W], x, sampling, weight -> dx, dsampling, dweight, dbias [O]
+int DeformableGradients(int, void **tensors, int *, int64_t **shapes, const char **, void *, void *) {
+  return status_of([=] {
+    Deformed d(in(tensors, 1), shape_of(shapes[1]), in(tensors, 2), shapes[2][1] / 27);
+    deformable_gradients(d, in(tensors, 0), in(tensors, 3), shapes[3][0], out(tensors, 4), out(tensors, 5),
+                         out(tensors, 6), out(tensors, 7));
   });
 }
 }

@@ -1,4 +1,4 @@
-// What convolution.cc stands on: registers of floats, aligned memory, threads.
+// What the kernels stand on: registers of floats, their products, aligned memory, threads.
 #pragma once
 
 #include <sched.h>
@@ -57,6 +57,35 @@ inline void transpose(Vector *v) {
 }
 
 int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
+
+int64_t round_up(int64_t n, int64_t to) { return ceil_div(n, to) * to; }
+
+// sums [kRows][N] of registers = (or with kAdd, +=) the sum over k of a[row, k] * b[k][N]; distances in floats.
+template <int N, bool kAdd>
+void multiply(const float *a, int64_t a_row, int64_t a_k, const float *b, int64_t b_k, int64_t depth, float *to,
+              int64_t to_row) {
+  Vector sums[kRows][N];
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) sums[i][n] = kAdd ? load(to + i * to_row + n * kLanes) : Vector{};
+  for (int64_t k = 0; k < depth; ++k, a += a_k, b += b_k) {
+    Vector right[N];
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) right[n] = load(b + n * kLanes);
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 4
+      for (int n = 0; n < N; ++n) sums[i][n] += a[i * a_row] * right[n];
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 4
+    for (int n = 0; n < N; ++n) store(to + i * to_row + n * kLanes, sums[i][n]);
+}
+
+// Registers of channels of the panel that begins with register j of `count`: kVectors, or 1 where so many are not left.
+int64_t panel(int64_t j, int64_t count) { return count - j >= kVectors ? kVectors : 1; }
 
 struct Scratch {  // floats, aligned to a cache line; data is null where there is no memory
   explicit Scratch(int64_t floats) : data(static_cast<float *>(std::aligned_alloc(64, ceil_div(floats, 16) * 64))) {}
