@@ -4,6 +4,8 @@
 
 One that finds no memory ends a step with tf.errors.ResourceExhaustedError.
 """
+import functools
+
 import tensorflow.compat.v1 as tf
 
 from common import native
@@ -18,6 +20,21 @@ def convolution(x, weight, bias):
         return dx, dweight, dbias
     y, = call(native.convolution, (x, weight, bias), [x.shape[0], weight.shape[0], *x.shape[2:]])
     return y, gradient
+
+
+def deformable_convolution(x, sampling, weight, bias, groups):
+    """The deformable 3x3 convolution [N,O,H,W] of x [N,C,H,W], sampling [N,27*groups,H,W], weight [O,C,3,3] and bias
+    [O], as common/native.py has it.
+    """
+    @tf.custom_gradient
+    def convolve(x, sampling, weight, bias):
+        def gradient(dy):
+            return call(functools.partial(native.deformable_gradients, groups=groups), (dy, x, sampling, weight),
+                        x.shape, sampling.shape, weight.shape, bias.shape)
+        y, = call(functools.partial(native.deformable_convolution, groups=groups), (x, sampling, weight, bias),
+                  [x.shape[0], weight.shape[0], *x.shape[2:]])
+        return y, gradient
+    return convolve(x, sampling, weight, bias)
 
 
 def call(function, inputs, *shapes):
