@@ -86,10 +86,10 @@ def find_reds(root, split):
         wanted = _REDS_SPLITS[part].get(split)
         clips = [c for c in clips if wanted in ('every', 'REDS4' if c.name in REDS4 else 'others')]
         if clips:
-            return _whole_clips(clips)
+            return whole_clips(clips)
     layouts = ('images/<clip>/truth', 'images/truth/<clip>', 'train/train_sharp/<clip>', 'train_sharp/<clip>',
                'val/val_sharp/<clip>', 'val_sharp/<clip>', 'GT/<clip>')
-    places = [os.path.join(home, layout) for home in _reds_homes(root) for layout in layouts]
+    places = [os.path.join(home, layout) for home in reds_homes(root) for layout in layouts]
     raise ValueError(f'{root}: no REDS clips for {split!r}; looked for:{_lines(places)}')
 
 
@@ -209,7 +209,7 @@ def match(hr, lr_folder, scale):
 
 def reds_layouts(root):
     """Yields (part, [Clip]) for each layout found: part is 'all' (images/), 'train', 'val' or 'test' (GT/)."""
-    for home in _reds_homes(root):
+    for home in reds_homes(root):
         folder = _existing(os.path.join(home, 'images'))
         clips = [Clip(name, hr, _existing(os.path.join(folder, name, 'blur4'))) for name in _folders(folder)
                  for hr in [_existing(os.path.join(folder, name, 'truth'))] if hr]
@@ -244,7 +244,8 @@ def _homes(root):
     return [root] + [place for place in places if _existing(place)]
 
 
-def _reds_homes(root):
+def reds_homes(root):
+    """The folders that may hold REDS' own: images/, sets/, train/ and so on."""
     root = _folder(root)
     while os.path.basename(root).lower() in ('images', 'train', 'val', 'gt', 'train_sharp', 'val_sharp'):
         root = os.path.dirname(root)
@@ -323,7 +324,8 @@ def complete(pairs, missing, lr_folder):
     return pairs
 
 
-def _whole_clips(clips):
+def whole_clips(clips):
+    """The clips. ValueError: some have no LR folder, or frames of HR and LR differ in name."""
     without = [clip.name for clip in clips if clip.lr is None]
     if without and len(without) < len(clips):
         raise ValueError(f'{len(without)} of {len(clips)} clips have no LR folder: {", ".join(without[:5])}; '

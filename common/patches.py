@@ -23,6 +23,7 @@ import numpy as np
 
 from common import images
 from common.datasets import check_sizes
+from common.draws import Order, choices
 from common.logs import Progress
 from common.resize import imresize, mod_crop
 
@@ -49,11 +50,12 @@ class PictureStore:  # uint8 RGB pictures, back to back in one memory-mapped fil
         return self._pixels[self._offsets[i]:self._offsets[i + 1]].reshape(self._shapes[i])
 
     @classmethod
-    def open(cls, pictures, cache_dir, *, prepare=None, renew=False):
+    def open(cls, pictures, cache_dir, *, prepare=None, renew=False, label='decode'):
         """The store of those paths, decoded now unless cache_dir holds it and no source changed (size, mtime) since.
 
-        prepare: Prepare to apply to each decoded picture. renew: decode in any case. Any number of processes may call
-        this at once: one decodes, the others wait; a killed decoder leaves nothing that is mistaken for a store.
+        prepare: Prepare to apply to each decoded picture. renew: decode in any case. label: what the progress is
+        called. Any number of processes may call this at once: one decodes, the others wait; a killed decoder leaves
+        nothing that is mistaken for a store.
         ValueError: pictures that cannot be decoded, by name. OSError: no store yet, and no place to write one.
         """
         pictures = [os.path.abspath(path) for path in pictures]
@@ -69,7 +71,7 @@ class PictureStore:  # uint8 RGB pictures, back to back in one memory-mapped fil
                 store = None if renew else _load(cls, base, pictures)  # another process may have been first
                 if store is None:
                     _remove_leftovers(cache_dir)
-                    _build(base, pictures, prepare)
+                    _build(base, pictures, prepare, label)
                     store = _load(cls, base, pictures)
         if store is None:
             raise OSError(f'{base}.u8: the picture cache does not read back as written (a source changed?)')
@@ -114,12 +116,12 @@ def _load(cls, base, pictures):
         return None
 
 
-def _build(base, pictures, prepare):
+def _build(base, pictures, prepare, label):
     """Decodes all pictures into BASE.u8, then writes BASE.json; an old index goes first, so none names other pixels."""
     sizes, mtimes = _fingerprint(pictures)
     pixels, index = base + '.u8.tmp', base + '.json.tmp'
     try:
-        shapes, crc = _write_pixels(pixels, pictures, prepare)
+        shapes, crc = _write_pixels(pixels, pictures, prepare, label)
         with contextlib.suppress(FileNotFoundError):
             os.remove(base + '.json')
         os.replace(pixels, base + '.u8')
@@ -140,7 +142,7 @@ def _build(base, pictures, prepare):
                 os.remove(path)
 
 
-def _write_pixels(path, pictures, prepare):
+def _write_pixels(path, pictures, prepare, label):
     """Writes all decoded pictures to a file; returns their (H, W) and the file's CRC."""
     def decode(picture):
         try:
@@ -151,7 +153,7 @@ def _write_pixels(path, pictures, prepare):
 
     shapes, errors = [], []
     with open(path, 'w+b') as file:
-        for image in in_order(decode, pictures, 'decode'):
+        for image in in_order(decode, pictures, label):
             if isinstance(image, Exception):
                 errors.append(str(image))
             elif not errors:
@@ -251,13 +253,12 @@ class PatchSampler:  # (seed, step, rank) -> a batch of LR and HR patches
         self._lr, self._hr, self._seed, self._augment = lr_store, hr_store, seed, augment
         self._local = slice(rank * (batch_size // world_size), (rank + 1) * (batch_size // world_size))
         times = (lr_store.shapes // patch_size).prod(1) if by_area else 1
-        self._tickets = np.repeat(np.arange(len(lr_store), dtype=np.int32), times)
-        self._epochs = {}
+        self._order = Order(np.repeat(np.arange(len(lr_store), dtype=np.int32), times), batch_size, seed)
 
     @property
     def steps_per_epoch(self):
         """Whole batches in an epoch, at least 1; the remainder is not dropped: the next batch begins with it."""
-        return max(len(self._tickets) // self.batch_size, 1)
+        return self._order.steps_per_epoch
 
     def batch(self, step, out=None):
         """(lr uint8 [b,p,p,3], hr uint8 [b,s*p,s*p,3]) of this rank, b = batch_size / world_size; `out`: to fill."""
@@ -271,30 +272,12 @@ class PatchSampler:  # (seed, step, rank) -> a batch of LR and HR patches
 
     def _draws(self, step):
         """Lists of picture, row, column and dihedral code for this rank's part of the step's batch."""
-        total = len(self._tickets)
-        positions = np.arange(step * self.batch_size, (step + 1) * self.batch_size)
-        chosen = np.concatenate([self._order(epoch)[positions[positions // total == epoch] - epoch * total]
-                                 for epoch in range(positions[0] // total, positions[-1] // total + 1)])
-        words = _random_words(self._seed, step, 1, 3 * self.batch_size).reshape(3, -1) >> np.uint64(32)
+        chosen = self._order.at(step)
         free = self._lr.shapes[chosen] - self.patch_size + 1
-        choices = np.stack([free[:, 0], free[:, 1], np.full(len(chosen), 8)]).astype(np.uint64)
-        rows, columns, codes = words * choices >> np.uint64(32)  # each word, 32 bits, scaled to 0..choices-1
+        rows, columns, codes = choices(self._seed, step, np.stack([free[:, 0], free[:, 1], np.full(len(chosen), 8)]))
         if not self._augment:
             codes[:] = 0
         return [part[self._local].tolist() for part in (chosen, rows, columns, codes)]
-
-    def _order(self, epoch):
-        """The pictures of an epoch in their order: a permutation drawn from (seed, epoch)."""
-        order = self._epochs.get(epoch)
-        if order is None:
-            order = self._tickets[np.argsort(_random_words(self._seed, epoch, 2, len(self._tickets)), kind='stable')]
-            self._epochs = {**{e: o for e, o in self._epochs.items() if abs(e - epoch) == 1}, epoch: order}
-        return order
-
-
-def _random_words(seed, index, stream, count):
-    """uint64 words keyed by (seed, index): numpy keeps a generator's raw words for ever, but not its distributions."""
-    return np.random.Philox(key=[seed, index], counter=[0, 0, 0, stream]).random_raw(count)
 
 
 class Prefetcher:  # batches in the order of the steps, prepared by threads

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common import patches
+from common import draws
 from common.datasets import find_pairs
 from common.patches import PatchSampler, PictureStore, Prefetcher, augment, dihedral, open_pairs
 from common.resize import imresize
@@ -120,7 +120,7 @@ def test_a_batch_depends_on_seed_and_step_alone():
 def test_the_draws_are_the_same_for_every_numpy():
     """A resumed run may have another numpy: the raw words of Philox, and what is made of them, stay."""
     sampler = PatchSampler(*stores([(20, 30), (9, 9)], 1), scale=1, patch_size=3, batch_size=4, seed=7)
-    assert patches._random_words(7, 2, 1, 2).tolist() == [7573714760346753256, 725564115618967472]
+    assert draws.random_words(7, 2, 1, 2).tolist() == [7573714760346753256, 725564115618967472]
     assert sampler._draws(2) == [[1, 0, 0, 0], [2, 0, 16, 3], [4, 25, 17, 20], [2, 0, 1, 3]]
 
 
