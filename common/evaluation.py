@@ -57,29 +57,44 @@ def evaluate(upscale, pairs, scale, *, dataset, protocols, output_dir=None, save
     """
     if not pairs:
         raise ValueError(f'{dataset}: no pictures to evaluate')
-    print(_header(protocols), flush=True)
-    place = place or (lambda name, other: os.path.join(str(output_dir), f'{name}_x{scale}.png'))
-    rows, failures, unsaved = [], {}, set()
-    for pair in pairs:
-        try:
-            row, answers = _measure(upscale, pair, scale, protocols, load, also)
-        except (ValueError, OSError) as error:
-            failures[pair.name] = cli.describe(error)
-            print(f'error: {pair.name}: {failures[pair.name]}', file=sys.stderr, flush=True)
-            continue
-        rows.append(row)
-        print(_row(row['name'], row, protocols), flush=True)
+    unsaved, place = set(), place or (lambda name, other: os.path.join(str(output_dir), f'{name}_x{scale}.png'))
+
+    def measure(pair):
+        row, answers = _measure(upscale, pair, scale, protocols, load, also)
         if output_dir and save_pictures:
             row['picture'] = os.path.relpath(place(pair.name, ''), str(output_dir))
             for other, sr in answers.items():
                 _save(place(pair.name, other), sr, pair.name, unsaved)
+        return row
+    result = tabulate(pairs, measure, scale, dataset=dataset, protocols=protocols, output_dir=output_dir, model=model)
+    _raise_for(result['failed'], unsaved, f'of {len(pairs)} pictures of {dataset}', output_dir)
+    return result
+
+
+def tabulate(items, measure, scale, *, dataset, protocols, output_dir=None, model='', kind='picture'):
+    """Print a row for each item, the means, and one line per protocol; write metrics.json. Returns what that holds.
+
+    items have a .name; measure(item) gives the row: {'name', 'seconds', 'bicubic': {protocol's name: score}, and a
+    score for each protocol's name}. One for which it raises ValueError or OSError is named, and stands in result
+    ['failed'] with the reason; the others are measured. kind: what an item is called.
+    """
+    print(_header(protocols, kind), flush=True)
+    rows, failures = [], {}
+    for item in items:
+        try:
+            row = measure(item)
+        except (ValueError, OSError) as error:
+            failures[item.name] = cli.describe(error)
+            print(f'error: {item.name}: {failures[item.name]}', file=sys.stderr, flush=True)
+            continue
+        rows.append(row)
+        print(_row(row['name'], row, protocols), flush=True)
     result = _summary(rows, failures, protocols, model=model, dataset=dataset, scale=scale)
     if rows:
         print(_row('mean', dict(result['mean'], bicubic=result['bicubic'], seconds=result['seconds']), protocols))
         _print_scores(result, protocols)
     if output_dir:
         _write_json(os.path.join(str(output_dir), 'metrics.json'), result)
-    _raise_for(failures, unsaved, f'of {len(pairs)} pictures of {dataset}', output_dir)
     return result
 
 
@@ -121,14 +136,17 @@ def _raise_for(failures, unsaved, of_the_set, output_dir):
         raise ValueError('; '.join(problems))
 
 
+def mean_of(rows, protocols):
+    """{protocol's name: {'psnr', 'ssim'}}: the mean of these scores of rows, {} of none."""
+    return {protocol.name: {key: float(np.mean([row[protocol.name][key] for row in rows])) for key in ('psnr', 'ssim')}
+            for protocol in protocols} if rows else {}
+
+
 def _summary(rows, failures, protocols, **about):
-    def mean(of):
-        return {protocol.name: {key: float(np.mean([of(row)[protocol.name][key] for row in rows]))
-                                for key in ('psnr', 'ssim')} for protocol in protocols} if rows else {}
     if rows and 'also' in rows[0]:
-        about['also'] = {name: mean(lambda row, name=name: row['also'][name]) for name in rows[0]['also']}
-    return dict(about, protocols=[protocol.name for protocol in protocols], mean=mean(lambda row: row),
-                bicubic=mean(lambda row: row['bicubic']),
+        about['also'] = {name: mean_of([row['also'][name] for row in rows], protocols) for name in rows[0]['also']}
+    return dict(about, protocols=[protocol.name for protocol in protocols], mean=mean_of(rows, protocols),
+                bicubic=mean_of([row['bicubic'] for row in rows], protocols),
                 seconds=float(np.mean([row['seconds'] for row in rows])) if rows else 0.0,
                 pictures=rows, failed=failures)
 
@@ -141,9 +159,9 @@ def _print_scores(result, protocols):
                   f'ssim={score["ssim"]:.4f} protocol={protocol.name}', flush=True)
 
 
-def _header(protocols):
+def _header(protocols, kind):
     columns = ['bicubic ' + protocols[0].name, *(protocol.name for protocol in protocols)]
-    return f'{"picture":<24}' + ''.join(f'{column:>{_width(column)}}' for column in columns) + f'{"seconds":>10}'
+    return f'{kind:<24}' + ''.join(f'{column:>{_width(column)}}' for column in columns) + f'{"seconds":>10}'
 
 
 def _row(name, row, protocols):

@@ -19,24 +19,32 @@ def upscale_picture(upscale, image, scale):
     the network as float32 RGB in 0..255 (gray repeated, and the mean of the answer taken); alpha through the bicubic.
     Raises ValueError when the network gives NaN or a picture of another size.
     """
+    rgb, finish = as_rgb(image, scale)
+    return finish(tiles.call(upscale, rgb, scale))
+
+
+def as_rgb(image, scale):
+    """(float32 RGB [H,W,3] in 0..255 of a picture of any kind, function of its sr that gives one of that kind)."""
     depth = 257 if image.dtype == np.uint16 else 1  # 65535 = 257 * 255
     layers = image if image.ndim == 3 else image[:, :, None]
     colours = layers.shape[2] - (layers.shape[2] in (2, 4))
-    rgb = np.repeat(layers[:, :, :colours], 3 // colours, axis=2).astype(np.float32) / depth
-    sr = tiles.call(upscale, rgb, scale)
-    if colours == 1:
-        sr = sr.mean(axis=2, keepdims=True)
-    sr = images.to_uint8(sr) if depth == 1 else np.clip(np.rint(sr * depth), 0, 65535).astype(np.uint16)
-    if colours < layers.shape[2]:
-        sr = np.dstack([sr, imresize(layers[:, :, colours], scale)])
-    return sr if image.ndim == 3 else sr[:, :, 0]
+
+    def finish(sr):
+        if colours == 1:
+            sr = sr.mean(axis=2, keepdims=True)
+        sr = images.to_uint8(sr) if depth == 1 else np.clip(np.rint(sr * depth), 0, 65535).astype(np.uint16)
+        if colours < layers.shape[2]:
+            sr = np.dstack([sr, imresize(layers[:, :, colours], scale)])
+        return sr if image.ndim == 3 else sr[:, :, 0]
+    return np.repeat(layers[:, :, :colours], 3 // colours, axis=2).astype(np.float32) / depth, finish
 
 
-def upscale_path(upscale, source, target, scale, ending=None):
+def upscale_path(upscale, source, target, scale, ending=None, process=None):
     """Upscale a picture, every picture of a folder, or a video; says what it has written, and returns the paths.
 
     target: a file name (for one picture or video), else a folder, which gets {stem}_x{scale}.png per picture.
-    ending: of such a name before the dot, instead of _x{scale}.
+    ending: of such a name before the dot, instead of _x{scale}. process: what a video is upscaled by, as
+    video.transcode has it, where its frames are not upscaled one by one.
     In a folder a picture that fails is named and the others are done; then ValueError is raised. ValueError also for a
     source of unknown kind and for a target that is the source; OSError at once when the disk is full. Colour profiles
     of pictures are kept.
@@ -51,14 +59,14 @@ def upscale_path(upscale, source, target, scale, ending=None):
     still_gif = images.is_still_gif(source)
     if extension in video.EXTENSIONS and not still_gif:
         target = _target(source, target, video.WRITABLE, ending + video.default_extension(source))
-        video.transcode(source, target, lambda frames: _upscale_frames(upscale, frames, scale), scale)
+        video.transcode(source, target, process or (lambda frames: _upscale_frames(upscale, frames, scale)), scale)
     elif extension in images.EXTENSIONS or still_gif:
         target = _target(source, target, images.EXTENSIONS, ending + '.png')
         picture = images.read(source)
         images.encoder(target, picture)  # what the target cannot hold is told before the work, not after it
         with _tiles_shown():
             sr = upscale_picture(upscale, picture, scale)
-        _write(target, sr, source)
+        write_like(target, sr, source)
     else:
         known = ' '.join(images.EXTENSIONS + video.EXTENSIONS)
         raise ValueError(f'{source}: unknown kind of file; known extensions: {known}')
@@ -66,7 +74,7 @@ def upscale_path(upscale, source, target, scale, ending=None):
     return [target]
 
 
-def _write(target, sr, source):
+def write_like(target, sr, source):
     """Write `sr` with the colour profile of `source`: its numbers mean other colours without it."""
     profile = images.profile(source)
     images.write(target, sr, profile)
@@ -114,7 +122,7 @@ def _upscale_folder(upscale, source, target, scale, ending):
     with logs.Progress(len(pictures), 'upscale', 'pictures') as progress:
         for picture, result in pictures:
             try:
-                _write(result, upscale_picture(upscale, images.read(picture), scale), picture)
+                write_like(result, upscale_picture(upscale, images.read(picture), scale), picture)
                 written.append(result)
             except (ValueError, OSError) as error:
                 if files.disk_is_full(error):
