@@ -97,7 +97,7 @@ def _read(path):
     else:
         place, arrays = checkpoint.load(path)
     if not any(name.startswith(SCOPE + '/') for name in arrays):
-        dialect, weights = _translated(place, arrays)
+        dialect, weights = translated(place, arrays)
         return File(place, weights, {'compat': 'paper', 'upsampling': 'bilinear'}, dialect, [])
     weights = {name: value.astype(np.float32) for name, value in checkpoint.weights_of(arrays).items()}
     ignored = [name for name in arrays if name not in weights and name not in POWERS
@@ -132,7 +132,7 @@ def _load_pytorch(path):
     return {name: value.float().numpy() for name, value in content.items() if torch.is_tensor(value)}
 
 
-def _translated(place, arrays):
+def translated(place, arrays):
     """(dialect, {our name: array}) of the authors' network, its names present or older ones."""
     arrays = {name[len('module.'):] if name.startswith('module.') else name: value for name, value in arrays.items()}
     for beginnings, kind in OTHERS.items():
