@@ -11,6 +11,14 @@ from common import checkpoints
 EXPLODED = 100.0  # a loss so many times its running mean is no longer training
 
 
+class Explosion(ValueError):
+    """A training that has ended by itself; what: the step and what is wrong with it; remedy: what helps."""
+
+    def __init__(self, what, remedy):
+        super().__init__(f'{what}; stopped, a checkpoint there may be is from before. {remedy}')
+        self.what, self.remedy = what, remedy
+
+
 class Run:
     """A folder BASE[_2, _3 ...] with the checkpoints of one training: these or train.jsonl mark it as taken.
 
@@ -115,7 +123,7 @@ class Meter:
             self.check()
 
     def check(self, *after):
-        """Raises ValueError naming the step whose loss is not finite, or EXPLODED times the running mean.
+        """Raises Explosion naming the step whose loss is not finite, or EXPLODED times the running mean.
 
         after: a step and the loss that its weights give, looked at too but not part of what read() gives.
         """
@@ -123,8 +131,8 @@ class Meter:
         values = self.values([loss for _, loss in pending]) if pending else []
         for (step, _), value in zip(pending, values):
             if not math.isfinite(value) or (self._running and value > EXPLODED * self._running):
-                raise ValueError(f'step {step}: the loss is {value:g}, its running mean was {self._running or 0:g}; '
-                                 f'stopped, a checkpoint there may be is from before. {self._remedy}')
+                raise Explosion(f'step {step}: the loss is {value:g}, its running mean was {self._running or 0:g}',
+                                self._remedy)
             self._running = value if self._running is None else 0.9 * self._running + 0.1 * value
         self._losses += values[:len(self._pending)]
         self._pending = []

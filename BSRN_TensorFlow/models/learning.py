@@ -1,17 +1,16 @@
 """Training in the graph: losses of all recursions, one Adam for all scales, what TensorBoard shows of it."""
+import contextlib
 import os
 
-import cv2
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from common import images
+from common.tf.events import SHOWN, Events
 from models import checkpoint
 from models.bsrn import BSRN
 from upscaler import Upscaler
 
 BETAS = 0.9, 0.999  # of Adam
-SHOWN = 3  # pictures of a batch in TensorBoard
 
 
 def add_options(add):
@@ -125,7 +124,8 @@ class Board:  # with Board(folder, graph, quiet) as board: ...
     """Events for TensorBoard in FOLDER/x2, FOLDER/x3 ..., with the names of the authors' code; quiet: none."""
 
     def __init__(self, folder, graph, quiet=False):
-        self._folder, self._graph, self._quiet, self._writers = folder, graph, quiet, {}
+        self._folder, self._graph, self._quiet = folder, graph, quiet
+        self._events, self._open = {}, contextlib.ExitStack()
 
     def write(self, step, scale, learning_rate, model, lr, hr):
         """Pictures and losses of a batch, uint8 [b,p,p,3] and [b,scale*p,scale*p,3], before this step."""
@@ -136,29 +136,13 @@ class Board:  # with Board(folder, graph, quiet) as board: ...
         values = dict({f'loss/recon_l1_m{m}': error for m, error in zip(passes, look['errors'])},
                       **{'learning_rate': learning_rate, 'loss/final': look['loss']})
         pictures = dict({f'output_m{m}': output for m, output in zip(passes, look['outputs'])}, input=lr, truth=hr)
-        found = [tf.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-        found += [tf.Summary.Value(tag=f'{tag}/image/{k}', image=encoded(batch[k]))
-                  for tag, batch in pictures.items() for k in range(min(len(batch), SHOWN))]
-        writer = self._writer(scale)
-        writer.add_summary(tf.Summary(value=found), step)
-        writer.flush()
-
-    def _writer(self, scale):
-        if scale not in self._writers:
-            with self._graph.as_default():  # TensorFlow 2 has these writers in graph mode alone
-                self._writers[scale] = tf.summary.FileWriter(os.path.join(self._folder, f'x{scale}'))
-        return self._writers[scale]
+        if scale not in self._events:
+            events = Events(os.path.join(self._folder, f'x{scale}'), self._graph)
+            self._events[scale] = self._open.enter_context(events)
+        self._events[scale].write(step, values, pictures)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        for writer in self._writers.values():
-            writer.close()
-
-
-def encoded(picture):
-    """RGB [h,w,3], 0..255, as TensorBoard has pictures."""
-    rgb = images.to_uint8(picture)
-    return tf.Summary.Image(height=rgb.shape[0], width=rgb.shape[1], colorspace=3,
-                            encoded_image_string=cv2.imencode('.png', rgb[:, :, ::-1])[1].tobytes())
+        self._open.close()

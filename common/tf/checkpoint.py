@@ -173,13 +173,18 @@ def write(prefix, arrays, more, stem):
         if os.path.exists(prefix + INDEX):  # its numbers are not those of an earlier file of that name
             os.remove(files.destination(prefix + INDEX))
         checkpoints.save(prefix + DATA, lambda path: os.replace(there + DATA, path))
-        checkpoints.save(prefix + NOTES, lambda path: _write_text(path, json.dumps(more, indent=1) + '\n'))
+        write_notes(prefix, more)
         checkpoints.save(prefix + INDEX, lambda path: os.replace(there + INDEX, path))
     finally:
         shutil.rmtree(place, ignore_errors=True)
     if _number(name + INDEX, stem) is not None:
         checkpoints.save(os.path.join(folder, 'checkpoint'), lambda path: _write_text(
             path, f'model_checkpoint_path: "{name}"\nall_model_checkpoint_paths: "{name}"\n'))
+
+
+def write_notes(prefix, more):
+    """Write the notes of a checkpoint alone, whole or not at all."""
+    checkpoints.save(prefix + NOTES, lambda path: _write_text(path, json.dumps(more, indent=1) + '\n'))
 
 
 def write_npz(path, arrays, more):

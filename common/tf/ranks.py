@@ -42,6 +42,10 @@ class Alone:
         """
         return self._local_gradients(adam, loss, variables), also
 
+    def mean(self, scalars):
+        """The means over the ranks of a list of scalar float32 tensors."""
+        return scalars
+
     def share(self, variables):
         """The operation that gives every rank the values (float32) of rank 0."""
         return tf.no_op()
@@ -110,6 +114,9 @@ class Several(Alone):
     def gradients(self, adam, loss, variables, also):
         return averaged(self._local_gradients(adam, loss, variables), also, self._average)
 
+    def mean(self, scalars):
+        return averaged([], scalars, self._average)[1]
+
     def share(self, variables):
         flat = joined([variable.read_value() for variable in variables])
         shared = (flat.shape, tf.float32, self.world_size, GROUP, next(self._keys))
@@ -171,7 +178,10 @@ class Hccl(Alone):
     def gradients(self, adam, loss, variables, also):
         if adam is not self._wrapped:  # it is changed in place: its compute_gradients gives the means from now on
             self._wrapped = adam = self._wrap(adam)
-        return self._local_gradients(adam, loss, variables), averaged([], also, self._average)[1]
+        return self._local_gradients(adam, loss, variables), self.mean(also)
+
+    def mean(self, scalars):
+        return averaged([], scalars, self._average)[1]
 
     def _average(self, flat):
         return self._hccl.allreduce(flat, 'sum') / self.world_size

@@ -38,7 +38,8 @@ class Run(runs.Run):
         for prefix in [*(prefix for _, prefix in checkpoint.numbered(self.folder, self._stem)), self.best]:
             with contextlib.suppress(ValueError, FileNotFoundError):  # newest_valid has said why
                 return prefix, checkpoints.newest_valid(prefix + checkpoint.INDEX, load)[1]
-        raise ValueError(f'{self._resume}: no checkpoint in {self.folder} could be loaded; {self._remedy}')
+        raise ValueError(f'{self._resume or self.folder}: no checkpoint in {self.folder} could be loaded; '
+                         f'{self._remedy}')
 
 
 def load_state(path, check=None):

@@ -1,4 +1,4 @@
-"""Which clips there are, which frames surround one, and the frames of a clip, decoded once.
+"""Which clips there are, and the frames of a clip, decoded once.
 
     clips = open_clips(find_clips('/data', 'train.json'), cache_dir)
     clips[0].lr(7), clips[0].hr(7)    # uint8 [h,w,3] and [4h,4w,3], read-only views of a mapped file
@@ -61,23 +61,6 @@ def _listed(path, home):
                 raise ValueError(f'{folder}: {there} frames, but {path} says {count}')
         clips.append(clip)
     return clips
-
-
-def window(middle, count, frames, padding='replicate'):
-    """[index of each frame] of the window of `frames` around one of a clip of `count`.
-
-    padding: where it leaves the clip, 'replicate' takes the first or last frame, as the released port does, and
-    'reflection_circle' frames of the window's other end, as the authors do: 4 3 0 1 2 around 0. A clip too short for
-    that is continued with its first or last frame in either case.
-    """
-    first, last = middle - frames // 2, count - 1
-    found = []
-    for index in range(first, first + frames):
-        if padding == 'reflection_circle' and count >= frames:
-            index = middle + frames // 2 - index if index < 0 else index
-            index = middle - frames // 2 - (index - last) if index > last else index
-        found.append(min(max(index, 0), last))
-    return found
 
 
 class Frames:

@@ -47,6 +47,16 @@ class Device(devices.Device):
         rewrite.remapping = RewriterConfig.OFF
         return config
 
+    @property
+    def loss_scale(self):
+        """1: a training scales its loss itself, as solver.loss_scale says."""
+        return 1
+
+    @property
+    def half_gradients(self):
+        """Whether gradients are of float16, in which small ones vanish and large ones become infinite."""
+        return self.precision == 'mixed' and self.kind != 'cpu'
+
     def layers(self, impl='auto'):
         """How a network computes its layers here, for EDVR(conv=...).
 
@@ -62,6 +72,13 @@ class Device(devices.Device):
 
 
 open_device = functools.partial(devices.open_device, kind_of_device=Device)
+
+
+def device_of(config):
+    """The Device that a configuration names. Raises ValueError as open_device() does."""
+    solver = config.solver
+    return open_device(config.device, solver.precision or 'mixed' * solver.mix_precision, solver.kernels,
+                       ','.join(map(str, config.device_ids)), kind_of_device=functools.partial(Device, xla=solver.xla))
 
 
 if __name__ == '__main__':
