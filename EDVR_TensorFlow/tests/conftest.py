@@ -16,7 +16,7 @@ from common.tf.runs import load_state
 SIZE = {'num_frames': 3, 'mid_channels': 8, 'num_deform_groups': 2, 'num_blocks_extraction': 1,
         'num_blocks_reconstruction': 1, 'with_tsa': True, 'compat': 'paper', 'upsampling': 'bilinear'}
 TINY = {'model.num_frames': 3, 'edvr.mid_channels': 8, 'edvr.num_deform_groups': 2, 'edvr.num_blocks_extraction': 1,
-        'edvr.num_blocks_reconstruction': 1, 'device': 'cpu', 'solver.kernels': 'builtin', 'data.train_batch_size': 2,
+        'edvr.num_blocks_reconstruction': 1, 'device': 'cpu', 'data.train_batch_size': 2,
         'data.train_in_size': [16, 16], 'solver.print_interval': 1, 'solver.eval_interval': 0}
 LR_SIZE = 24, 32  # height, width of the frames
 FRAMES = 7

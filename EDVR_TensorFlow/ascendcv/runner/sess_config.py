@@ -21,6 +21,7 @@ OF_RANKS = ('pruning', 'function', 'constfold', 'shape', 'arithmetic', 'loop', '
 @dataclass(frozen=True)
 class Device(devices.Device):
     xla: bool = False
+    training: bool = False
 
     def config(self, world_size=1):
         """The ConfigProto of a session, one of world_size."""
@@ -28,6 +29,8 @@ class Device(devices.Device):
             config = super().config(world_size)
             if self.xla:
                 config.graph_options.optimizer_options.global_jit_level = tf.OptimizerOptions.ON_1
+            if self.training:  # TensorFlow 2.21 fails to fuse what a gradient needs, too, and says so on the screen
+                config.graph_options.rewrite_options.remapping = RewriterConfig.OFF
             return config
         config = tf.ConfigProto()  # as the released port has it, but for its ten steps in a session's run
         rewrite = config.graph_options.rewrite_options
@@ -78,7 +81,8 @@ def device_of(config):
     """The Device that a configuration names. Raises ValueError as open_device() does."""
     solver = config.solver
     return open_device(config.device, solver.precision or 'mixed' * solver.mix_precision, solver.kernels,
-                       ','.join(map(str, config.device_ids)), kind_of_device=functools.partial(Device, xla=solver.xla))
+                       ','.join(map(str, config.device_ids)),
+                       kind_of_device=functools.partial(Device, xla=solver.xla, training=config.mode == 'train'))
 
 
 if __name__ == '__main__':
