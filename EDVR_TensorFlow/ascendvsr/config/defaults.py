@@ -18,9 +18,13 @@ KEYS = {
     'checkpoint': Key('', 'to evaluate, run or freeze: EDVR-STEP, a file of it or a folder; to train: first weights'),
     'continue_training': Key(False, 'go on from the newest valid checkpoint of the newest run in output_dir'),
     'random_seed': Key(20210126, 'of the first weights, the order of the windows, the crops, the noise'),
-    'inference_result_dir': Key('test', 'the pictures of mode inference go to OUTPUT_DIR/INFERENCE_RESULT_DIR'),
-    'writer_num_threads': Key(8, 'threads that encode pictures'),
-    'writer_queue_size': Key(-1, 'pictures that wait for them at most; -1: two for each thread'),
+    'input': Key('', 'mode inference: a video, picture, folder of frames or of clips; empty: data.eval_set'),
+    'output': Key('', 'mode inference: the file or folder for the results of input; freeze: a .pb, or a new folder for '
+                  'a SavedModel; empty: CHECKPOINT.pb'),
+    'save_pictures': Key(False, 'mode eval: the upscaled frames go to OUTPUT_DIR/<clip>'),
+    'inference_result_dir': Key('test', 'those of data.eval_set in mode inference go to OUTPUT_DIR/INFERENCE_RESULT_DIR'),
+    'writer_num_threads': Key(8, 'threads that read, measure and write frames at most'),
+    'writer_queue_size': Key(-1, 'results that wait to be written at most; -1: one for each thread'),
 
     'model.name': Key('EDVR', 'the network: EDVR'),
     'model.scale': Key(4, 'the upscaling factor: 4'),
@@ -36,7 +40,8 @@ KEYS = {
     'edvr.num_deform_groups': Key(8, 'groups of channels that deformable convolutions move by themselves'),
     'edvr.num_blocks_extraction': Key(5, 'residual blocks before the alignment'),
     'edvr.num_blocks_reconstruction': Key(10, 'residual blocks after the fusion'),
-    'edvr.upsampling': Key('bilinear', 'of features and the picture: bilinear or bicubic'),
+    'edvr.upsampling': Key('', "of features and the picture: bilinear or bicubic; empty: a checkpoint's, else "
+                           'bilinear'),
     'edvr.dcn_version': Key('v2', 'of the deformable convolution: v2, with factors'),
     'edvr.impl': Key('auto', 'of the deformable convolution: npu (the Ascend operator), tf, or auto'),
     'edvr.loss_type': Key('l2', "l1, l2, charbonnier, or 'marginal l1'"),
@@ -55,13 +60,15 @@ KEYS = {
     'data.cache_dir': Key(default_cache_dir(), 'decoded frames are kept here, 3 bytes a pixel'),
     'data.padding': Key('replicate', 'frames beyond the ends of a clip when it is upscaled: replicate, as the port, or '
                         'reflection_circle, as the authors'),
-    'data.eval_batch_size': Key(1, 'windows that are upscaled at once; of a frozen graph, -1: any'),
+    'data.eval_batch_size': Key(1, 'windows that a frozen graph upscales at once, -1: any; other modes take one'),
     'data.eval_raw_size': Key([], 'height, width that LR frames must have, pixels; []: any'),
-    'data.eval_in_size': Key([], 'height, width of tiles; of a frozen graph; []: any'),
+    'data.eval_in_size': Key([], 'height, width of tiles at most; of the frames of a frozen graph; []: any'),
     'data.eval_in_patch': Key(False, 'upscale by tiles of eval_in_size; False: whole frames, by tiles only where these '
                               'take more than eval_memory'),
     'data.eval_pad_size': Key(32, 'LR pixels of picture around a tile'),
     'data.eval_memory': Key(8.0, 'GB that upscaling may take, about'),
+    'data.scene_threshold': Key(12.0, 'change of the brightness, levels of 255, by which a cut goes beyond what is '
+                                'usual in a shot; mode inference upscales each shot by itself; 0: all as one'),
     'data.noise.noise_type': Key('clean', 'on LR: clean (none), gaussian, gaussian process, speckle, salt-pepper'),
     'data.noise.random_seed': Key(None, 'of the noise; None: random_seed'),
     'data.noise.mean': Key(0.0, 'of gaussian noise, in 0..1'),
@@ -107,7 +114,7 @@ KEYS = {
 CHOICES = {
     'mode': ('train', 'eval', 'inference', 'freeze'), 'device': ('auto', 'npu', 'gpu', 'cpu'), 'root_rank': (0,),
     'model.name': ('EDVR',), 'model.scale': (4,), 'model.input_format_dimension': (5, 4),
-    'edvr.compat': ('', 'paper', 'port'), 'edvr.num_groups': (1,), 'edvr.upsampling': ('bilinear', 'bicubic'),
+    'edvr.compat': ('', 'paper', 'port'), 'edvr.num_groups': (1,), 'edvr.upsampling': ('', 'bilinear', 'bicubic'),
     'edvr.dcn_version': ('v2',), 'edvr.impl': ('auto', 'npu', 'tf'),
     'edvr.loss_type': ('l1', 'l2', 'charbonnier', 'marginal l1'), 'edvr.loss_reduction': ('mean', 'sum'),
     'data.read_mode': ('python', 'tf'), 'data.padding': ('replicate', 'reflection_circle'),
