@@ -165,4 +165,4 @@ def network_size(config):
     return {'num_frames': config.model.num_frames, 'mid_channels': edvr.mid_channels,
             'num_deform_groups': edvr.num_deform_groups, 'num_blocks_extraction': edvr.num_blocks_extraction,
             'num_blocks_reconstruction': edvr.num_blocks_reconstruction, 'with_tsa': edvr.with_tsa,
-            'compat': edvr.compat, 'upsampling': edvr.upsampling}
+            'compat': edvr.compat, 'upsampling': edvr.upsampling or 'bilinear'}
