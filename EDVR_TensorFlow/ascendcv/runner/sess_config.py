@@ -48,7 +48,7 @@ class Device(devices.Device):
         if world_size > 1:
             rewrite.optimizers.extend(OF_RANKS)
         rewrite.remapping = RewriterConfig.OFF
-        return config
+        return _adapted(config)
 
     @property
     def loss_scale(self):
@@ -72,6 +72,15 @@ class Device(devices.Device):
             return Native()
         half = tf.bfloat16 if self.precision == 'bf16' else None
         return Builtin(half, npu=self.kind == 'npu' and impl != 'tf')
+
+
+def _adapted(config):
+    """What the TF Adapter makes of a ConfigProto, where it is there and has a function for that."""
+    try:
+        from npu_bridge.npu_init import npu_config_proto
+    except ImportError:
+        return config
+    return npu_config_proto(config_proto=config)
 
 
 open_device = functools.partial(devices.open_device, kind_of_device=Device)
