@@ -77,14 +77,14 @@ def test_wrong_shapes(shape, upscale):
 
 
 @pytest.mark.parametrize('padding', PADDINGS)
-@pytest.mark.parametrize('count', [1, 2, 6])
-def test_a_clip_equals_its_windows(upscale, padding, count):
-    frames = clip_of(count, 13, 18)
-    found = list(upscale.clip(iter(frames), padding))
-    assert len(found) == count and found[0].dtype == np.float32
-    for middle, sr in enumerate(found):
-        window = frames[indices(middle, count, 3, padding)]
-        np.testing.assert_allclose(sr, upscale(window), rtol=0, atol=1e-3)
+def test_a_clip_equals_its_windows(upscale, padding):
+    for count in (1, 2, 6):
+        frames = clip_of(count, 13, 18)
+        found = list(upscale.clip(iter(frames), padding))
+        assert len(found) == count and found[0].dtype == np.float32
+        for middle, sr in enumerate(found):
+            window = frames[indices(middle, count, 3, padding)]
+            np.testing.assert_allclose(sr, upscale(window), rtol=0, atol=1e-3)
 
 
 def test_paddings_differ_at_the_ends_alone(upscale):
