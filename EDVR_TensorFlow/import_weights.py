@@ -40,9 +40,9 @@ OLDER = {  # names of the older repository as patterns, and what they became
     'pcd_align.L([123])_dcnpack.conv_offset_mask': r'pcd_align.dcn_pack.l\1.conv_offset',
     'pcd_align.cas_dcnpack.conv_offset_mask': 'pcd_align.cas_dcnpack.conv_offset',
     'tsa_fusion': 'fusion', 'tsa_fusion.tAtt_2': 'fusion.temporal_attn1', 'tsa_fusion.tAtt_1': 'fusion.temporal_attn2',
-    'tsa_fusion.fea_fusion': 'fusion.feat_fusion', r'tsa_fusion.sAtt_([1-5]|add_[12])': r'fusion.spatial_attn\1',
-    r'tsa_fusion.sAtt_L([123])': r'fusion.spatial_attn_l\1', r'recon_trunk.(\d+.conv[12])': r'reconstruction.\1',
-    'HRconv': 'conv_hr'}
+    'tsa_fusion.fea_fusion': 'fusion.feat_fusion', 'tsa_fusion.sAtt_([1-5])': r'fusion.spatial_attn\1',
+    'tsa_fusion.sAtt_L([123])': r'fusion.spatial_attn_l\1', 'tsa_fusion.sAtt_add_([12])': r'fusion.spatial_attn_add\1',
+    r'recon_trunk.(\d+.conv[12])': r'reconstruction.\1', 'HRconv': 'conv_hr'}
 OURS = {  # present names as patterns, and what the port calls them
     'conv_first': 'extraction/conv_first', 'conv_l([23])_([12])': r'extraction/feat_l\1_conv\2',
     'pcd_align.(offset_conv[123]|feat_conv).l([123])': r'pcd_align/level\2/\1',
