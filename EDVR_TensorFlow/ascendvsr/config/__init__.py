@@ -37,11 +37,12 @@ def pairs(words):
     while words:
         word = words.pop(0)
         key, equals, text = word.partition('=')
+        key = key.lstrip('-')
         if not equals:
             if key in KEYS and not words:
                 raise ValueError(f'{key}: its value is missing; expected KEY VALUE KEY VALUE ...')
             text = words.pop(0) if words else ''
-        found.append((key.lstrip('-'), text))
+        found.append((key, text))
     return found
 
 
