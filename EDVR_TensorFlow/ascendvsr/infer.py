@@ -29,7 +29,7 @@ def run(config):
     source = Path(config.input)
     jobs = [] if config.input and not source.is_dir() else _jobs(source, Path(config.output)) if config.input \
         else _jobs_of_set(config)
-    upscale = _by_shots(upscaler.clip_function(upscaler.configured(config), config.data), config.data.scene_threshold)
+    upscale = by_shots(upscaler.clip_function(upscaler.configured(config), config.data), config.data.scene_threshold)
     if jobs:
         _upscale_all(jobs, upscale, min(config.writer_num_threads, processors()), config.writer_queue_size)
     else:
@@ -39,7 +39,7 @@ def run(config):
         _say_time(seconds)
 
 
-def _by_shots(upscale_clip, threshold):
+def by_shots(upscale_clip, threshold):
     """upscale_clip, which takes an iterable of frames, applied to each shot of such an iterable."""
     return lambda frames: itertools.chain.from_iterable(map(upscale_clip, shots(frames, threshold)))
 
