@@ -126,8 +126,9 @@ class Model:  # with Model(...) as model: ...
         gradients = dict(zip((variable.op.name for variable in variables), gradients))
 
         def apply():
-            moved = [optimizer.apply_gradients([(gradients[v.op.name] / scale, v) for v in part])
-                     for optimizer, part in parts]
+            with tf.name_scope(None):  # the same names of variables inside tf.cond
+                moved = [optimizer.apply_gradients([(gradients[v.op.name] / scale, v) for v in part])
+                         for optimizer, part in parts]
             with tf.control_dependencies(moved):
                 return tf.group(*moved, *([self._means.apply(self.network.variables)] if self._means else []))
         if self._scale is None:

@@ -22,7 +22,8 @@ from ascendvsr.learning import FUSION, Model
 from ascendvsr.models import checkpoint
 from ascendvsr.models.layers import check_size, initial_weights
 from ascendvsr.schedule import periods_of, rate_of, total_of
-from common import logs
+from common import images, logs
+from common.datasets import Pair, load_pair
 from common.patches import Prefetcher
 from common.runs import Explosion, StopRequest
 from common.tf.checkpoint import some
@@ -91,6 +92,9 @@ def validation_clips(config, trained, ranks):
             print(f'no validation: {config.data.data_dir} has neither sets/{config.data.eval_set} nor clips of REDS4; '
                   'name others with data.eval_set')
         return []
+    for clip in clips:  # a broken frame is found now
+        for path in images.list_pictures(clip.hr)[:config.solver.eval_frames or None]:
+            load_pair(Pair(path.stem, path, clip.lr and os.path.join(clip.lr, path.name)), data.SCALE)
     shared = {os.path.realpath(clip.hr) for clip in clips} & {os.path.realpath(clip.hr) for clip in trained}
     if shared and ranks.rank == 0:
         print(f'warning: {len(shared)} of {len(clips)} clips to validate on are trained on too: name another set with '
@@ -121,9 +125,9 @@ def first_weights(config, size, ranks):
         size = dict(size, compat=size['compat'] or 'paper')
         check_size(**size)
         return size, initial_weights(size, np.random.default_rng(config.random_seed))
-    given = {name: size[name] for name in ('compat', 'upsampling')}
-    loaded, found, dialect = read_weights(config.checkpoint, given)
-    size = dict(size, compat=found['compat'])
+    conventions = ('compat', 'upsampling')
+    loaded, found, dialect = read_weights(config.checkpoint, {name: getattr(config.edvr, name) for name in conventions})
+    size = dict(size, **{name: found[name] for name in conventions})
     for name, value in size.items():
         if found[name] != value and (name, found[name]) != ('with_tsa', False):
             raise ValueError(f'{config.checkpoint}: a network of {name} {found[name]}, not {value}')
@@ -235,7 +239,7 @@ def resume(config, run, ranks):
     """The state of the newest valid checkpoint. Raises ValueError where the configuration asks for another network."""
     path, state = run.resume()
     for name, value in configuration.network_size(config).items():
-        if value != state['size'][name] and (name, value) != ('compat', ''):
+        if value != state['size'][name] and getattr(config.edvr, name, True) != '':
             raise ValueError(f'{path} was trained with {name} {state["size"][name]}, not {value}')
     if ranks.rank == 0:
         now = json.loads(json.dumps(options_of(config, ranks)))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ascendvsr import config as configuration
+from ascendvsr import train as program
 from ascendvsr.models.layers import initial_weights
 from common import images
 from common.resize import imresize
@@ -66,6 +67,16 @@ def out(tmp_path):
     return tmp_path / 'out'
 
 
+@pytest.fixture
+def train(reds, out):
+    """train(solver__lr_schedule__total_steps=3, ...): mode train in this process, into tmp_path/out/edvr, validating
+    nothing unless solver__eval_interval says so; returns its status.
+    """
+    def run(**keys):
+        return program.run(configure(**dict(TINY, data__data_dir=reds, output_dir=out / 'edvr', **keys)))
+    return run
+
+
 def configure(path='', **changes):
     """The configuration of a file (or the defaults) with those keys, whose dots are written as two underscores."""
     return configuration.read(str(path), words(changes))
@@ -88,10 +99,12 @@ def weights_of(seed=1, **size):
     rng = np.random.default_rng(seed)
     weights = initial_weights(size, rng)
     for name, value in weights.items():
-        if '/conv_offset/' in name:  # offsets of about a pixel
-            value += rng.standard_normal(value.shape).astype(np.float32)
+        if '/conv_offset/' in name:  # offsets of about half a pixel
+            value += (0.3 * rng.standard_normal(value.shape)).astype(np.float32)
         elif '/conv_last/' in name:
             value *= np.float32(0.2)
+        elif size['compat'] == 'paper' and name.endswith(('/kernel', '/W')):  # else features fade from layer to layer
+            value *= np.float32(2)
     return weights, size
 
 
