@@ -2,7 +2,7 @@
 # Upscale a video, a folder of frames or of clips: bash run_infer.sh clip.mp4 big/ --checkpoint=output/edvr/EDVR-best
 . "$(dirname "$0")/../common/launch.sh"
 positional input 'video, folder of frames, folder of such folders, or picture' path required
-positional output 'file or folder to write; frames keep their names' path required
+positional output 'file or folder to write; pictures and frames are named {stem}_x4.png' path required
 option checkpoint '' 'of a training, the authors or the port: its prefix, a file of it, or a folder' path required
 option scene_threshold '' 'change, levels of 255, that makes a cut, over which no window reaches; 0: none'
 option padding '' 'frames beyond the ends of a shot: replicate, as the port, or reflection_circle, as the authors'

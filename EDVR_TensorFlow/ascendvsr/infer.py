@@ -26,15 +26,14 @@ def run(config):
     if bool(config.input) != bool(config.output):
         raise ValueError(f'input {config.input!r}, output {config.output!r}: they go together; without them the frames '
                          'of data.eval_set are upscaled')
-    source = Path(config.input)
-    jobs = [] if config.input and not source.is_dir() else _jobs(source, Path(config.output)) if config.input \
-        else _jobs_of_set(config)
+    of_file = config.input and not os.path.isdir(config.input)
+    jobs = [] if of_file else _jobs(config)
     upscale = by_shots(upscaler.clip_function(upscaler.configured(config), config.data), config.data.scene_threshold)
-    if jobs:
+    if not of_file:
         _upscale_all(jobs, upscale, min(config.writer_num_threads, processors()), config.writer_queue_size)
     else:
         seconds = []
-        upscale_path(lambda lr: next(upscale([lr])), source, config.output, SCALE,
+        upscale_path(lambda lr: next(upscale([lr])), config.input, config.output, SCALE,
                      process=lambda frames: map(images.to_uint8, timed(upscale(frames), seconds)))
         _say_time(seconds)
 
@@ -44,32 +43,37 @@ def by_shots(upscale_clip, threshold):
     return lambda frames: itertools.chain.from_iterable(map(upscale_clip, shots(frames, threshold)))
 
 
-def _jobs(source, target):
-    """[Job] for a folder of frames or of clips. ValueError: it is none, or its results cannot go to `target`."""
+def _jobs(config):
+    """[Job] for the folder of frames or of clips that `input` is, or for data.eval_set."""
+    return _jobs_of_folder(Path(config.input), Path(config.output)) if config.input else _jobs_of_set(config)
+
+
+def _jobs_of_folder(source, target):
+    """Results are named {stem}_x4.png. ValueError: no such folder, or its results cannot go to `target`."""
     if target.suffix.lower() in (*images.EXTENSIONS, *video.EXTENSIONS) and not target.is_dir():
         raise ValueError(f'{target}: {source} is a folder, so its results need a folder')
     if target.is_dir() and os.path.samefile(str(source), str(target)):
         raise ValueError(f'{target}: the results need a folder of their own, where they replace no picture of yours')
     if images.list_pictures(source):
-        return [_job(source.name, source, target)]
+        return [_job(source.name, source, target, f'_x{SCALE}')]
     folders = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith('.'))
-    jobs = [_job(path.name, path, target / path.name) for path in folders if images.list_pictures(path)]
+    jobs = [_job(path.name, path, target / path.name, f'_x{SCALE}') for path in folders if images.list_pictures(path)]
     if not jobs:
         raise ValueError(f'{source}: no pictures, and no folders of pictures; expected files that end in '
                          + ' '.join(images.EXTENSIONS))
     return jobs
 
 
-def _job(name, folder, target):
+def _job(name, folder, target, ending=''):
     frames = images.list_pictures(folder)
     for frame, other in zip(frames, frames[1:]):
         if frame.stem == other.stem:
             raise ValueError(f'{frame} and {other} would have one result; remove one of them')
-    return Job(name, frames, [target / f'{frame.stem}.png' for frame in frames])
+    return Job(name, frames, [target / f'{frame.stem}{ending}.png' for frame in frames])
 
 
 def _jobs_of_set(config):
-    """[Job] as the port has it: to OUTPUT_DIR/INFERENCE_RESULT_DIR/<the last three parts of the frame's path>."""
+    """As the port has it, to OUTPUT_DIR/INFERENCE_RESULT_DIR/<the last three parts of the frame's path>."""
     target = Path(config.output_dir) / config.inference_result_dir
     jobs = []
     for clip in find_clips(config.data.data_dir, config.data.eval_set):

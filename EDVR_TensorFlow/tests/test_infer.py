@@ -55,7 +55,7 @@ def test_run_infer_on_a_folder_with_a_cut(upscale, checkpoint, frames, tmp_path)
     assert done.returncode == 0 and not re.search('Traceback|WARNING|tensorflow:|oneDNN|cpu_feature_guard', said), said
     assert re.search(r'^Inference time: [\d.]+ ms/image', done.stdout, re.MULTILINE) and 'upscale: 8/8 frames' in said
     found = pictures_of(tmp_path / 'big')
-    assert list(found) == [f'{t:08d}.png' for t in range(8)]
+    assert list(found) == [f'{t:08d}_x4.png' for t in range(8)]
     for picture, expected in zip(found.values(), by_shots(upscale, frames, 5, 3)):
         np.testing.assert_array_equal(picture, expected)
 
@@ -94,7 +94,7 @@ def test_a_folder_of_clips_with_a_broken_one(run, upscale, frames, tmp_path, cap
     assert 'frame1.png' in capsys.readouterr().err
     for name, part in (('one', frames[:5]), ('three', frames[5:])):
         found = pictures_of(tmp_path / 'out' / name)
-        assert list(found) == [f'frame{t}.png' for t in range(len(part))]
+        assert list(found) == [f'frame{t}_x4.png' for t in range(len(part))]
         np.testing.assert_array_equal(list(found.values()), by_shots(upscale, part, len(part)))
 
 
@@ -110,6 +110,7 @@ def test_the_ports_form(reds, checkpoint, upscale, tmp_path):
     for clip in ('000', '011'):
         found = pictures_of(tmp_path / 'outputs' / 'test' / clip / 'blur4')
         lr = np.stack(list(pictures_of(reds / 'reds' / 'images' / clip / 'blur4').values()))
+        assert list(found) == [f'{t:08d}.png' for t in range(FRAMES)]
         np.testing.assert_array_equal(list(found.values()), by_shots(upscale, lr, FRAMES))
 
 
