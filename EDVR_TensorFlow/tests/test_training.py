@@ -28,10 +28,10 @@ LINE = (r'\d{4}-\d\d-\d\d \d\d:\d\d:\d\d Step:(\d+), lr:\d\.\d{8}, loss:\d+\.\d{
 STEPS = 'solver__lr_schedule__total_steps'
 
 
-def batch(seed=0, count=2):
-    """(lr, hr) of noise."""
-    rng = np.random.default_rng(seed)
-    return [rng.integers(0, 256, shape).astype(np.uint8) for shape in ((count, 3, 16, 16, 3), (count, 64, 64, 3))]
+def batch():
+    """(lr, hr): noise, and bright pictures, so that gradients are not sums of what cancels."""
+    return np.random.default_rng(0).integers(0, 128, (2, 3, 16, 16, 3)).astype(np.uint8), np.full(
+        (2, 64, 64, 3), 200, np.uint8)
 
 
 def model_of(device=CPU, weights=None, **keys):
@@ -95,12 +95,12 @@ class Adam:
 def test_steps_of_adam_with_tsa_first_and_a_running_mean():
     """Two steps train TSA alone, two all; what joins later has an Adam that begins then, as the authors' has."""
     keys = {'solver__tsa_steps': 2, 'solver__ema': 0.9, 'solver__optimizer__beta2': 0.99,
-            'solver__optimizer__epsilon': 0.1}
+            'solver__optimizer__epsilon': 0.01}
     lr, hr = batch()
     gradients_at = gradients_of(lr, hr)
     with model_of(**keys) as model:
         arrays = model.arrays()
-        adams = {name: Adam(0.9, 0.99, 0.1) for name in files.weights_of(arrays)}
+        adams = {name: Adam(0.9, 0.99, 0.01) for name in files.weights_of(arrays)}
         for step in (1, 2, 3, 4):
             before, rate = arrays, 1e-3 / step
             gradients = gradients_at(before)
@@ -112,7 +112,7 @@ def test_steps_of_adam_with_tsa_first_and_a_running_mean():
                     value = adam(value, gradients[name], rate)
                     moved = np.abs(value - before[name]).max()
                     assert moved > 1e-6, name
-                    np.testing.assert_allclose(arrays[name], value, rtol=0, atol=0.01 * moved, err_msg=name)
+                    np.testing.assert_allclose(arrays[name], value, rtol=0, atol=0.01 * moved + 5e-8, err_msg=name)
                 assert step > 2 or name.startswith('G/tsa_fusion/') or np.array_equal(arrays[name], value), name
                 np.testing.assert_allclose(arrays[name + files.MEAN], 0.9 * before[name + files.MEAN] + 0.1 * arrays[
                     name], rtol=1e-5, atol=1e-8, err_msg=name)
