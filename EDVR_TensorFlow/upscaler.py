@@ -16,7 +16,7 @@ from ascendvsr.clip import PADDINGS, windows
 from ascendvsr.models.conventions import CONVENTIONS
 from ascendvsr.models.edvr import EDVR, MULTIPLE, SCALE, padded
 from common.tf.checkpoint import assign
-from common.tiles import tiled
+from common.tiles import is_out_of_memory, tiled
 from import_weights import read_weights
 
 MEMORY = 8.0  # GB that upscaling may take, about
@@ -95,7 +95,13 @@ class Upscaler:
     def _keep(self, frame, with_features):
         """What clip() keeps of a frame: its padded LR in 0..1, and the levels of features."""
         tensors = self._tensors if with_features else self._tensors[:1]
-        return self._session.run(tensors, {self._pictures: frame[None]})
+        try:
+            return self._session.run(tensors, {self._pictures: frame[None]})
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            raise ValueError(f'no memory for the features of a frame of {frame.shape[1]}x{frame.shape[0]} pixels: let '
+                             f'upscaling take less (data.eval_memory, now {self.memory:g} GB)') from None
 
     def _restore(self, window, cells):
         """The sr of a part of the middle frame of frames that _keep() gave; cells: [h,w,2], row and column of each."""

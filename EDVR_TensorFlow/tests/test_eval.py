@@ -11,7 +11,7 @@ from conftest import FRAMES, LR_SIZE, ROOT, call, configure, put_sets
 import upscaler
 from ascendvsr import evaluate
 from ascendvsr.clip import indices
-from common import images
+from common import cli, images
 from common.datasets import Clip
 from common.metrics import psnr, ssim
 from common.resize import imresize
@@ -147,12 +147,11 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-200])
 
 
-def test_what_is_broken_gives_exit_2(home, checkpoint, tmp_path):
+def test_what_is_broken_gives_exit_2(home, checkpoint, loaded, tmp_path, capsys):
     cut(home / 'images' / '000' / 'truth' / '00000000.png')
-    done = call('bash', ROOT / 'run_eval.sh', 'REDS4', checkpoint, '--data_dir', home, '--device=cpu',
-                f'--output_path={tmp_path}', '--', 'solver.kernels', 'builtin')
-    said = done.stdout + done.stderr
-    assert done.returncode == 2 and 'error: 1 of 2 clips of REDS4' in said and 'Traceback' not in said, said
+    with pytest.raises(SystemExit) as status:
+        cli.run(lambda: run(home, checkpoint, tmp_path / 'out'))
+    assert status.value.code == 2 and 'error: 1 of 2 clips of REDS4' in capsys.readouterr().err
 
 
 def test_some_frames_by_a_function_and_a_few_in_memory(reds):
@@ -210,6 +209,13 @@ def test_the_ports_script(words):
     pairs = dict(zip(rest[::2], rest[1::2]))
     assert pairs == {'mode': 'eval', 'data.data_dir': 'data/reds', 'checkpoint': '/x/EDVR-600000', 'device': 'auto',
                      'output_dir': 'outputs/edvr', 'device_ids': '[3]', 'data.padding': 'replicate'}
+
+
+def test_the_ports_script_of_inference(words):
+    rest = words('scripts/run_inference.sh', 0, '/x', '--data_dir=/my data', '--device=cpu')[2:]
+    assert dict(zip(rest[::2], rest[1::2])) == {
+        'mode': 'inference', 'data.data_dir': '/my data', 'checkpoint': '/x', 'device': 'cpu',
+        'output_dir': 'outputs/edvr', 'device_ids': '[0]'}
 
 
 def test_options_of_run_eval(words):

@@ -98,14 +98,11 @@ def test_a_folder_of_clips_with_a_broken_one(run, upscale, frames, tmp_path, cap
         np.testing.assert_array_equal(list(found.values()), by_shots(upscale, part, len(part)))
 
 
-def test_the_ports_form(reds, checkpoint, upscale, tmp_path):
-    put_sets_beside = tmp_path / 'reds'
-    put_sets_beside.mkdir()
-    (put_sets_beside / 'images').symlink_to(reds / 'reds' / 'images')
-    put_sets(put_sets_beside, ['001'], ['000', '011'])
-    done = call('bash', ROOT / 'scripts' / 'run_inference.sh', 0, checkpoint, f'--data_dir={put_sets_beside}',
-                f'--output_path={tmp_path}/outputs', '--device=cpu', '--', 'solver.kernels', 'builtin')
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_the_ports_form(run, reds, upscale, tmp_path):
+    (tmp_path / 'reds').mkdir()
+    (tmp_path / 'reds' / 'images').symlink_to(reds / 'reds' / 'images')
+    put_sets(tmp_path / 'reds', ['001'], ['000', '011'])
+    run(data__data_dir=tmp_path / 'reds', output_dir=tmp_path / 'outputs')
     assert (tmp_path / 'outputs' / 'configure_inference.yaml').exists()
     for clip in ('000', '011'):
         found = pictures_of(tmp_path / 'outputs' / 'test' / clip / 'blur4')

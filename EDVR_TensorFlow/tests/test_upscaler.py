@@ -1,4 +1,6 @@
 """The one interface: RGB [T,H,W,3] in 0..255 to float32 RGB [4H,4W,3] of the middle one, and a clip of any length."""
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from conftest import save, weights_of
@@ -176,6 +178,14 @@ def test_out_of_memory_makes_tiles_smaller(upscale, monkeypatch, capsys):
     assert 'out of memory' in capsys.readouterr().err
 
 
+def test_no_memory_for_features(upscale, monkeypatch):
+    def fail(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, 'OOM when allocating tensor')
+    monkeypatch.setattr(upscale, '_session', SimpleNamespace(run=fail))
+    with pytest.raises(ValueError, match='features of a frame of 20x16 .*data.eval_memory, now 8 GB'):
+        next(upscale.clip(clip_of(3)))
+
+
 def test_frames_that_do_not_fit_together(upscale):
     frames = [*clip_of(2), clip_of(1, 16, 24)[0]]
     with pytest.raises(ValueError, match='frame 3 is 24x16 .width x height., expected 20x16'):
@@ -222,8 +232,8 @@ def test_weights_that_change_are_seen(checkpoint):
         assert np.array_equal(before, upscale(frames))
 
 
-@pytest.mark.parametrize('size', [{'with_tsa': False, 'num_frames': 5}, {'compat': 'port'}, {'num_frames': 1},
-                                  {'upsampling': 'bicubic', 'mid_channels': 16}])
+@pytest.mark.parametrize('size', [{'with_tsa': False, 'num_frames': 5, 'compat': 'port'},
+                                  {'num_frames': 1, 'upsampling': 'bicubic', 'mid_channels': 16}])
 def test_other_networks(size, tmp_path):
     upscale = upscaler.load(save(tmp_path / 'edvr', **size))
     frames = clip_of(5)
