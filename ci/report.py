@@ -102,7 +102,7 @@ def crops(metrics, folder, data):
     """
     scale, shown = metrics['scale'], []
     try:
-        pairs = {pair.name: pair for pair in datasets.find_benchmark(data, metrics['dataset'], scale)}
+        pairs = pairs_of(metrics, data)
         for row in metrics['pictures'][:PICTURES]:
             lr, hr = datasets.load_pair(pairs[row['name']], scale)
             sr = images.read(folder / row.get('picture', f'{row["name"]}_x{scale}.png'), channels=3)
@@ -114,6 +114,16 @@ def crops(metrics, folder, data):
     except (ValueError, OSError, KeyError) as error:
         return {'crops': shown, 'note': f'{type(error).__name__}: {error}'}
     return {'crops': shown, 'note': ''}
+
+
+def pairs_of(metrics, data):
+    """{name of a row: Pair} of a test set; of clips, that of the frame whose picture the row names."""
+    if metrics['dataset'] != 'REDS4':
+        return {pair.name: pair for pair in datasets.find_benchmark(data, metrics['dataset'], metrics['scale'])}
+    frames = {row['name']: os.path.basename(row['picture']) for row in metrics['pictures']}
+    return {clip.name: datasets.Pair(clip.name, *(os.path.join(folder, frames[clip.name])
+                                                  for folder in (clip.hr, clip.lr)))
+            for clip in datasets.find_reds(data, 'REDS4') if clip.name in frames}
 
 
 def most_detailed(hr, scale):

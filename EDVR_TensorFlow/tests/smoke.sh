@@ -8,7 +8,8 @@ small=(edvr.mid_channels=16 edvr.num_deform_groups=4 edvr.num_blocks_extraction=
 bash test/train_full_1p.sh --data_path="$data" --output_path="$output/train" --device=cpu --train_steps=200 -- \
   "${small[@]}"
 checkpoint=$output/train/edvr/EDVR-best
-bash run_eval.sh REDS4 "$checkpoint" --data_path="$data" --output_path="$output/eval" --device=cpu
+bash run_eval.sh REDS4 "$checkpoint" --data_path="$data" --output_path="$output/eval" --device=cpu \
+  --save_pictures
 bash run_infer.sh "$data/reds/images/000/blur4" "$output/infer" --checkpoint="$checkpoint" --device=cpu
 bash run_export.sh "$checkpoint" "$output/export/edvr.pb"
 bash run_export.sh "$checkpoint" "$output/export/edvr_savedmodel"

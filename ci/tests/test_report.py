@@ -37,6 +37,16 @@ def smoke(tmp_path):
     return tmp_path
 
 
+def test_pictures_of_clips(tmp_path):
+    clip = tmp_path / 'data/reds/images/000'
+    for frame in ('00000000', '00000001'):
+        images.write(clip / f'truth/{frame}.png', np.full((16, 16, 3), int(frame), np.uint8))
+        images.write(clip / f'blur4/{frame}.png', np.zeros((4, 4, 3), np.uint8))
+    metrics = {'dataset': 'REDS4', 'scale': 4, 'pictures': [{'name': '000', 'picture': '000/00000001.png'}]}
+    pair = report.pairs_of(metrics, tmp_path / 'data')['000']
+    assert images.read(pair.hr).max() == 1 and images.read(pair.lr).shape == (4, 4, 3)
+
+
 def test_the_table(smoke, capsys):
     metrics = json.loads((smoke / 'MODEL/eval/X2/metrics.json').read_text())
     scores = [f"{metrics[of]['y/crop2']['psnr']:.2f}" for of in ('bicubic', 'mean')]
