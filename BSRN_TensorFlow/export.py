@@ -12,7 +12,7 @@ import numpy as np
 from common import checkpoints, cli, images
 from common.metrics import psnr
 from common.resize import imresize
-from common.tf.frozen import save_folder, write_frozen
+from common.tf import frozen as shared
 from import_weights import add_overrides, overrides, read_weights
 from models.bsrn import scale_list
 from models.checkpoint import ENDINGS, show
@@ -26,29 +26,17 @@ TOLERANCE = 0.01  # dB
 SIZES = ((120, 180), (35, 53))  # LR height and width; smaller where the photograph is
 PHOTO = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'common', 'sample', 'chelsea.png')
 KINDS = {'.pb': 'frozen graph', '.onnx': 'ONNX', '': 'SavedModel'}
-OPSET = 17
 
 
 def write_onnx(graph_def, path):
-    """ONNX by tf2onnx. graph_def: frozen() without sr_input_scale."""
-    import onnx
-    import tf2onnx
-    names = {f'{name}:0': name for name in (INPUT, OUTPUT)}
-    model, _ = tf2onnx.convert.from_graph_def(
-        graph_def, 'BSRN', input_names=[f'{INPUT}:0'], output_names=[f'{OUTPUT}:0'], opset=OPSET,
-        tensors_to_rename=names)
-    for end, sides in ((model.graph.input[0], 'nhw'), (model.graph.output[0], ('n', 'sh', 'sw'))):
-        for dimension, name in zip(end.type.tensor_type.shape.dim, sides):
-            dimension.dim_param = name
-    onnx.checker.check_model(model)
-    onnx.save(model, path)
+    """graph_def: frozen() without sr_input_scale."""
+    shared.write_onnx(graph_def, path, {INPUT: 'nhw'}, {OUTPUT: ('n', 'sh', 'sw')})
 
 
 def run_onnx(path):
     """A function (lr [N,H,W,3], scale) -> sr over an ONNX file, whose scale is its own."""
-    import onnxruntime
-    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
-    return lambda lr, scale: session.run([OUTPUT], {INPUT: lr})[0]
+    run = shared.run_onnx(path, (INPUT,), OUTPUT)
+    return lambda lr, scale: run(lr)
 
 
 def compare(exported, upscale, photo):
@@ -92,13 +80,7 @@ def prepare(extension, scales, known, checkpoint):
         return scales or known
     if len(scales or known) > 1:
         raise ValueError(f'ONNX has one scale: choose one of {show(known)} with --scales')
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import tf2onnx  # noqa: F401
-    except ImportError as error:
-        raise ValueError(f'{error}: install onnx, onnxruntime and tf2onnx (requirements.txt; Python 3.10 or later) to '
-                         'export ONNX') from None
+    shared.need_onnx()
     return scales or known
 
 
@@ -121,7 +103,7 @@ def main(argv=None):
     network, session = restored(size, weights, open_device('cpu', kernels='builtin'))
     upscalers = [Upscaler(network, session, scale, options.recursion) for scale in scales]
     graph_def = frozen(size, weights, scales, options.recursion, with_scale=extension != '.onnx')
-    write_one, run = {'.pb': (write_frozen, run_file), '.onnx': (write_onnx, run_onnx),
+    write_one, run = {'.pb': (shared.write_frozen, run_file), '.onnx': (write_onnx, run_onnx),
                       '': (write_saved_model, run_file)}[extension]
 
     def write(path):
@@ -130,7 +112,7 @@ def main(argv=None):
         for upscale in upscalers:
             for ours, theirs in compare(exported, upscale, photo):
                 print(f'x{upscale.scale}: network {ours:.4f} dB, {KINDS[extension]} {theirs:.4f} dB')
-    (checkpoints.save if extension else save_folder)(output, write)
+    (checkpoints.save if extension else shared.save_folder)(output, write)
     print(f'written to {output}: {KINDS[extension]}, scale {show(scales)}, recursion {options.recursion}')
 
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Write a network as a frozen graph or SavedModel and check it: bash run_export.sh output/edvr/EDVR-best edvr.pb
+# Write a network as a frozen graph, SavedModel or ONNX and check it: bash run_export.sh output/edvr/EDVR-best edvr.pb
 . "$(dirname "$0")/../common/launch.sh"
 positional checkpoint 'of a training, the authors or the port: its prefix, a file of it, or a folder' path required
-positional output 'file in .pb, or a new folder for a SavedModel; by default a .pb beside the checkpoint' path
+positional output 'file in .pb or .onnx, or a new folder for a SavedModel; by default a .pb beside the checkpoint' path
 option compat '' "paper or port, the network's numerics; by default as the checkpoint says"
 option input_format_dimension 5 'of the input: 5, [N,T,H,W,3], or 4, [N*T,H,W,3]'
 option batch_size -1 'windows of the input, N; -1: any'

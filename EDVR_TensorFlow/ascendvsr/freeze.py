@@ -1,8 +1,8 @@
 """bash run_export.sh output/edvr/EDVR-best edvr.pb
 
-Writes a network as a frozen graph (.pb) or a SavedModel (a folder): input `L_input`, float32 RGB in 0..1, output
-`SR_output`, of TensorFlow's own operators in float32. It is run on windows of a photograph, and kept only where its
-PSNR is the network's. Keys of the configuration that shape it:
+Writes a network as a frozen graph (.pb), a SavedModel (a folder) or ONNX (.onnx): input `L_input`, float32 RGB in 0..1,
+output `SR_output`, of TensorFlow's own operators in float32. It is run on windows of a photograph, and kept only where
+its PSNR is the network's. Keys of the configuration that shape it:
 
     model.input_format_dimension     5: [N,T,H,W,3], 4: [N*T,H,W,3]
     model.convert_output_to_uint8    False: float32 in 0..1, not clipped; True: uint8 in 0..255
@@ -27,7 +27,11 @@ INPUT, OUTPUT = 'L_input', 'SR_output'
 TOLERANCE = 0.01  # dB
 SIZES = ((64, 96), (35, 53))  # LR height and width to compare on, where they are free
 PHOTO = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), 'common', 'sample', 'chelsea.png')
-KINDS = {'.pb': 'frozen graph', '': 'SavedModel'}
+KINDS = {'.pb': 'frozen graph', '.onnx': 'ONNX', '': 'SavedModel'}
+WRITERS = {  # what writes each, and what runs it
+    '.pb': (lambda graph_def, path, *_: files.write_frozen(graph_def, path), files.run_file),
+    '.onnx': (files.write_onnx, files.run_onnx), '': (files.write_saved_model, files.run_file)}
+SIDES = {5: 'nthw', 4: ('nt', 'h', 'w')}  # names of what is free in ONNX
 
 
 def frozen(size, weights, batch=-1, sides=(), dimensions=5, to_uint8=False):
@@ -94,40 +98,43 @@ def destination(config):
     path = config.output or ENDINGS.sub('', (config.checkpoint or config.output_dir).rstrip('/')) + '.pb'
     extension = '' if path.endswith('/') else os.path.splitext(path)[1].lower()
     if extension not in KINDS:
-        raise ValueError(f'output {path}: expected a name in .pb (frozen graph), or that of a new folder, without an '
-                         'extension or with a / at its end, for a SavedModel')
+        raise ValueError(f'output {path}: expected a name in .pb (frozen graph) or .onnx, or that of a new folder, '
+                         'without an extension or with a / at its end, for a SavedModel')
     if not extension and os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path)):
         raise ValueError(f'output {path}: is there already; a SavedModel needs a folder of its own')
     return extension, path
 
 
-def check(data):
-    """ValueError for sizes that no input can have."""
+def check(data, extension, size):
+    """ValueError for sizes that no input can have, and for networks that ONNX has not; size: as EDVR has it."""
     if data.eval_batch_size < 1 and data.eval_batch_size != -1:
         raise ValueError(f'data.eval_batch_size {data.eval_batch_size}: expected 1 or more windows, or -1 for any')
     if data.eval_in_size and (len(data.eval_in_size) != 2 or min(data.eval_in_size) < 1):
         raise ValueError(f'data.eval_in_size {data.eval_in_size}: expected height and width, pixels, or [] for any')
+    if extension != '.onnx':
+        return
+    if (size['compat'], size['upsampling']) == ('port', 'bicubic'):
+        raise ValueError("ONNX has no bicubic resizing like the port's; choose a .pb or a SavedModel")
+    files.need_onnx()
 
 
 def run(config):
     """Mode freeze. Raises ValueError for what cannot be frozen, or where the file gives something else."""
-    check(config.data)
     extension, output = destination(config)
     print('[INFO] Loading trained model ...')
     source = config.checkpoint or config.output_dir
     weights, size, _ = read_weights(source, {'compat': config.edvr.compat, 'upsampling': config.edvr.upsampling})
+    check(config.data, extension, size)
     upscale, photo = upscaler.load(source, kernels='builtin', size=size), images.read(PHOTO, channels=3)
     print('[INFO] Model loaded success.')
     dimensions = config.model.input_format_dimension
     graph_def = frozen(size, weights, config.data.eval_batch_size, tuple(config.data.eval_in_size), dimensions,
                        config.model.convert_output_to_uint8)
+    write_one, run_one = WRITERS[extension]
 
     def write(path):
-        if extension:
-            files.write_frozen(graph_def, path)
-        else:
-            files.write_saved_model(graph_def, path, (INPUT,), (OUTPUT,))
-        for ours, theirs in compare(files.run_file(path, (INPUT,), OUTPUT), upscale, photo, config.data, dimensions):
+        write_one(graph_def, path, {INPUT: SIDES[dimensions]}, {OUTPUT: ('n', 'sh', 'sw')})
+        for ours, theirs in compare(run_one(path, (INPUT,), OUTPUT), upscale, photo, config.data, dimensions):
             print(f'network {ours:.4f} dB, {KINDS[extension]} {theirs:.4f} dB')
     print('[INFO] Freeze model to pb files')
     (checkpoints.save if extension else files.save_folder)(output, write)

@@ -1,5 +1,6 @@
-"""Frozen graphs and SavedModels that equal the network; what is refused, and that nothing is lost."""
+"""Frozen graphs, SavedModels and ONNX files that equal the network; what is refused, and that nothing is lost."""
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -32,7 +33,8 @@ def frames_of(n, height, width):
 
 
 def run_of(path):
-    return files.run_file(str(path), ('L_input',), 'SR_output')
+    run = files.run_onnx if str(path).endswith('.onnx') else files.run_file
+    return run(str(path), ('L_input',), 'SR_output')
 
 
 def check(path, checkpoint, shapes, dimensions=5, to_uint8=False):
@@ -105,6 +107,28 @@ def test_signature_of_a_saved_model(checkpoint, tmp_path):
     assert {key: value.name for key, value in signature.outputs.items()} == {'SR_output': 'SR_output:0'}
 
 
+def test_onnx(tmp_path, capsys):
+    for package in ('onnx', 'onnxruntime', 'tf2onnx'):
+        pytest.importorskip(package)
+    source = save(tmp_path / 'port', compat='port', with_tsa=False)
+    frozen(source, tmp_path / 'edvr.onnx', model__input_format_dimension=4, model__convert_output_to_uint8=True, **ANY)
+    assert len(re.findall(r'^network [\d.]+ dB, ONNX [\d.]+ dB$', capsys.readouterr().out, re.MULTILINE)) == 2
+    import onnxruntime
+    session = onnxruntime.InferenceSession(str(tmp_path / 'edvr.onnx'), providers=['CPUExecutionProvider'])
+    ends = [(end.name, end.shape) for end in (*session.get_inputs(), *session.get_outputs())]
+    assert ends == [('L_input', ['nt', 'h', 'w', 3]), ('SR_output', ['n', 'sh', 'sw', 3])]
+    check(tmp_path / 'edvr.onnx', source, [(2, 8, 12), (1, 5, 7)], dimensions=4, to_uint8=True)
+
+
+def test_what_onnx_lacks(checkpoint, tmp_path, monkeypatch):
+    source = save(tmp_path / 'port', compat='port', upsampling='bicubic')
+    with pytest.raises(ValueError, match="ONNX has no bicubic resizing like the port's"):
+        frozen(source, tmp_path / 'edvr.onnx')
+    monkeypatch.setitem(sys.modules, 'onnx', None)
+    with pytest.raises(ValueError, match='install onnx, onnxruntime and tf2onnx'):
+        frozen(checkpoint, tmp_path / 'edvr.onnx')
+
+
 @pytest.mark.parametrize('size', [
     {'compat': 'port', 'upsampling': 'bicubic', 'mid_channels': 64}, {'with_tsa': False, 'mid_channels': 64}], ids=str)
 def test_a_frozen_graph_says_whose_numerics_it_has(size, tmp_path, capsys):
@@ -132,7 +156,7 @@ def test_a_wrong_export_is_refused_and_an_earlier_file_stays(ending, checkpoint,
 
 
 @pytest.mark.parametrize('given, words', [
-    ({'output': 'edvr.h5'}, r'output edvr.h5: expected a name in .pb \(frozen graph\)'),
+    ({'output': 'edvr.h5'}, r'output edvr.h5: expected a name in .pb \(frozen graph\) or .onnx'),
     ({'output': 'taken'}, 'taken: is there already; a SavedModel needs a folder of its own'),
     ({'data__eval_batch_size': 0}, 'data.eval_batch_size 0: expected 1 or more'),
     ({'data__eval_in_size': '8'}, r'data.eval_in_size \[8\]: expected height and width'),

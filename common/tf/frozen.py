@@ -1,4 +1,4 @@
-"""Networks as files that TensorFlow runs without this code: frozen graphs and SavedModels.
+"""Networks as files that run without this code: frozen graphs and SavedModels of TensorFlow, and ONNX.
 
     with tf.variable_scope(tf.get_variable_scope(), custom_getter=constants(weights)): ...  # builds the network
     write_frozen(graph.as_graph_def(), 'network.pb')
@@ -9,6 +9,8 @@ import shutil
 import tensorflow.compat.v1 as tf
 
 from common.tf.devices import base_config
+
+OPSET = 17  # of ONNX
 
 
 def constants(weights):
@@ -49,6 +51,41 @@ def run_file(path, inputs, output):
         else:
             tf.saved_model.load(session, ['serve'], path)
     return lambda *arrays: session.run(f'{output}:0', {f'{name}:0': array for name, array in zip(inputs, arrays)})
+
+
+def need_onnx():
+    """ValueError where ONNX cannot be written and run here."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import tf2onnx  # noqa: F401
+    except ImportError as error:
+        raise ValueError(f'{error}: install onnx, onnxruntime and tf2onnx (requirements.txt; Python 3.10 or later) to '
+                         'export ONNX') from None
+
+
+def write_onnx(graph_def, path, inputs, outputs):
+    """ONNX by tf2onnx. inputs, outputs: {name of a node: names of its dimensions, of which free ones get theirs}."""
+    import onnx
+    import tf2onnx
+    ends = {**inputs, **outputs}
+    model, _ = tf2onnx.convert.from_graph_def(
+        graph_def, os.path.splitext(os.path.basename(path))[0], input_names=[f'{name}:0' for name in inputs],
+        output_names=[f'{name}:0' for name in outputs], opset=OPSET,
+        tensors_to_rename={f'{name}:0': name for name in ends})
+    for end in (*model.graph.input, *model.graph.output):
+        for dimension, name in zip(end.type.tensor_type.shape.dim, ends[end.name]):
+            if not dimension.dim_value:
+                dimension.dim_param = name
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def run_onnx(path, inputs, output):
+    """run_file() of an ONNX file."""
+    import onnxruntime
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    return lambda *arrays: session.run([output], dict(zip(inputs, arrays)))[0]
 
 
 def save_folder(path, write):

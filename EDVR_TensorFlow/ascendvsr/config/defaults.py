@@ -19,10 +19,10 @@ KEYS = {
     'continue_training': Key(False, 'go on from the newest valid checkpoint of the newest run in output_dir'),
     'random_seed': Key(20210126, 'of the first weights, the order of the windows, the crops, the noise'),
     'input': Key('', 'mode inference: a video, picture, folder of frames or of clips; empty: data.eval_set'),
-    'output': Key('', 'mode inference: the file or folder for the results of input; freeze: a .pb, or a new folder for '
-                  'a SavedModel; empty: CHECKPOINT.pb'),
+    'output': Key('', 'mode inference: the file or folder for the results of input; freeze: a .pb or .onnx, or a new '
+                  'folder for a SavedModel; empty: CHECKPOINT.pb'),
     'save_pictures': Key(False, 'mode eval: the upscaled frames go to OUTPUT_DIR/<clip>'),
-    'inference_result_dir': Key('test', 'those of data.eval_set in mode inference go to OUTPUT_DIR/INFERENCE_RESULT_DIR'),
+    'inference_result_dir': Key('test', 'frames of data.eval_set in mode inference go to OUTPUT_DIR/<this>'),
     'writer_num_threads': Key(8, 'threads that read, measure and write frames at most'),
     'writer_queue_size': Key(-1, 'results that wait to be written at most; -1: one for each thread'),
 

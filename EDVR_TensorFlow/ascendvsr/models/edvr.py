@@ -174,7 +174,7 @@ def padded(lr):
     """[N,H,W,C] continued by reflection, after its last row and column, to multiples of 4."""
     for axis in (1, 2):
         length = tf.shape(lr)[axis]
-        places = tf.range(-(-length // MULTIPLE) * MULTIPLE)
+        places = tf.range((length + MULTIPLE - 1) // MULTIPLE * MULTIPLE)
         period = tf.maximum(2 * length - 2, 1)
         lr = tf.gather(lr, tf.minimum(places % period, (period - places % period) % period), axis=axis)
     return lr
