@@ -17,11 +17,6 @@ KINDS = {'.pb': 'frozen graph', '/': 'SavedModel'}
 ANY = {'data__eval_batch_size': -1}
 
 
-@pytest.fixture(params=KINDS)
-def ending(request):
-    return request.param
-
-
 def frozen(checkpoint, output, **more):
     """Mode freeze in this process."""
     freeze.run(configure(mode='freeze', checkpoint=checkpoint, output=output, **more))
@@ -52,6 +47,7 @@ def check(path, checkpoint, shapes, dimensions=5, to_uint8=False):
                 np.testing.assert_allclose(255 * sr, expected, rtol=0, atol=0.01)
 
 
+@pytest.mark.parametrize('ending', KINDS)
 def test_run_export(ending, checkpoint, tmp_path):
     path = f'{tmp_path / "edvr x4"}{ending}'
     done = call('bash', ROOT / 'run_export.sh', checkpoint, path)
@@ -61,6 +57,15 @@ def test_run_export(ending, checkpoint, tmp_path):
     assert f'written to {path}: {KINDS[ending]}, input L_input, output SR_output' in done.stdout
     assert [one.name for one in tmp_path.iterdir()] == [f'edvr x4{ending.rstrip("/")}']
     check(path, checkpoint, [(2, 8, 12), (1, 5, 7)])
+    if ending == '/':
+        check_signature(path)
+
+
+def check_signature(path):
+    with tf.Graph().as_default() as graph, tf.Session(graph=graph, config=base_config('cpu')) as session:
+        signature = tf.saved_model.load(session, ['serve'], path).signature_def['serving_default']
+    assert {key: value.name for key, value in signature.inputs.items()} == {'L_input': 'L_input:0'}
+    assert {key: value.name for key, value in signature.outputs.items()} == {'SR_output': 'SR_output:0'}
 
 
 def test_the_ports_launcher(checkpoint, tmp_path):
@@ -99,14 +104,6 @@ def test_names_and_shapes(more, given, expected):
         assert graph.get_tensor_by_name(f'{name}:0').shape.as_list() == shape
 
 
-def test_signature_of_a_saved_model(checkpoint, tmp_path):
-    frozen(checkpoint, f'{tmp_path}/edvr', **ANY)
-    with tf.Graph().as_default() as graph, tf.Session(graph=graph, config=base_config('cpu')) as session:
-        signature = tf.saved_model.load(session, ['serve'], str(tmp_path / 'edvr')).signature_def['serving_default']
-    assert {key: value.name for key, value in signature.inputs.items()} == {'L_input': 'L_input:0'}
-    assert {key: value.name for key, value in signature.outputs.items()} == {'SR_output': 'SR_output:0'}
-
-
 def test_onnx(tmp_path, capsys):
     for package in ('onnx', 'onnxruntime', 'tf2onnx'):
         pytest.importorskip(package)
@@ -139,20 +136,17 @@ def test_a_frozen_graph_says_whose_numerics_it_has(size, tmp_path, capsys):
     assert set(found) == set(weights) and all(np.array_equal(found[name], weights[name]) for name in weights)
 
 
-def test_a_wrong_export_is_refused_and_an_earlier_file_stays(ending, checkpoint, tmp_path, monkeypatch):
-    output, earlier = tmp_path / f'edvr{ending}', ending != '/'
-    if earlier:
-        output.write_bytes(b'an earlier file')
-    right = freeze.frozen
+def test_a_wrong_export_is_refused_and_an_earlier_file_stays(checkpoint, tmp_path, monkeypatch):
+    output, right = tmp_path / 'edvr.pb', freeze.frozen
+    output.write_bytes(b'an earlier file')
 
     def wrong(size, weights, *more):
         bias = 'G/reconstruction/conv_last/bias'
         return right(size, dict(weights, **{bias: 0.02 + weights[bias]}), *more)
     monkeypatch.setattr(freeze, 'frozen', wrong)
     with pytest.raises(ValueError, match='refused, nothing was written'):
-        frozen(checkpoint, f'{tmp_path / "edvr"}{ending}', **ANY)
-    assert [path.name for path in tmp_path.iterdir()] == [output.name] * earlier
-    assert not earlier or output.read_bytes() == b'an earlier file'
+        frozen(checkpoint, output, **ANY)
+    assert list(tmp_path.iterdir()) == [output] and output.read_bytes() == b'an earlier file'
 
 
 @pytest.mark.parametrize('given, words', [
