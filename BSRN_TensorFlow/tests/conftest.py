@@ -1,9 +1,4 @@
 """Small photographs, tiny networks, and a way to run programs as a user starts them."""
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,38 +6,22 @@ import pytest
 import train as program
 from common import images
 from common.make_lr import make
+from common.tests.programs import ROOT, TEST_DEVICE_ID, call, flags, python, quiet, refused, start  # noqa: F401
 from common.tf.runs import load_state
 from models import checkpoint as files
 from models.bsrn import initial_weights
 
-ROOT = Path(__file__).resolve().parents[1]
 SIZE = {'scales': (2,), 'conv_features': 8, 'state_features': 4, 'recursions': 3, 'recursion_frequency': 1,
         'rgb_mean': (127.5, 127.5, 127.5)}
 TINY = {'dataloader': 'div2k_loader', 'bsrn_conv_features': 8, 'bsrn_state_features': 4, 'bsrn_recursions': 3,
         'input_patch_size': 12, 'batch_size': 4, 'scales': 2, 'device': 'cpu', 'kernels': 'builtin', 'workers': 1,
         'log_freq': 1}
-TEST_DEVICE_ID = '95'  # launchers file their logs under it, in test/output/95
-
-
-def flags(**options):
-    """Options as command-line words; True is a bare flag, None leaves it out."""
-    given = {name: value for name, value in options.items() if value is not None}
-    return [f'--{name}' if value is True else f'--{name}={value}' for name, value in given.items()]
 
 
 @pytest.fixture(scope='session', autouse=True)
 def surroundings(tmp_path_factory):
-    """A cache of its own, and nothing of the user's environment that a launcher reads."""
-    patch = pytest.MonkeyPatch()
-    for name in ('RANK', 'RANK_ID', 'RANK_SIZE', 'LOCAL_RANK', 'WORLD_SIZE', 'DEVICE_ID', 'DEVICE_INDEX', 'MASTER_ADDR',
-                 'MASTER_PORT', 'RANK_TABLE_FILE', 'PROGRESS_TTY', 'etp_running_flag', 'PYTHONPATH'):
-        patch.delenv(name, raising=False)
-    patch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
-    patch.setenv('PYTHON', sys.executable)
-    patch.setenv('ASCEND_DEVICE_ID', TEST_DEVICE_ID)
-    yield
-    patch.undo()
-    shutil.rmtree(ROOT / 'test' / 'output' / TEST_DEVICE_ID, ignore_errors=True)
+    with quiet(tmp_path_factory.mktemp('cache')):
+        yield
 
 
 @pytest.fixture(scope='session')
@@ -111,35 +90,3 @@ def save(path, seed=1, **size):
 def checkpoint(tmp_path_factory):
     """A checkpoint of a tiny x2 network that gives a picture."""
     return save(tmp_path_factory.mktemp('weights') / 'tiny x2.ckpt')
-
-
-def start(*command, folder=ROOT, **environment):
-    """A program, its output in pipes."""
-    return subprocess.Popen([str(word) for word in command], cwd=str(folder), env=dict(os.environ, **environment),
-                            universal_newlines=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def call(*command, **more):
-    """Runs a program to its end: an object with returncode, stdout and stderr; `more` is for start."""
-    with start(*command, **more) as process:
-        try:
-            output, errors = process.communicate(timeout=120)
-        finally:
-            process.kill()
-    return subprocess.CompletedProcess(command, process.returncode, output, errors)
-
-
-def python(script, **options):
-    """Runs a script of the model's folder with those options."""
-    return call(sys.executable, script, *flags(**options))
-
-
-def refused(capsys, run, *words, **options):
-    """run(**options) ends with ValueError, OSError or exit 2, and with those words; returns all it said."""
-    with pytest.raises((ValueError, OSError, SystemExit)) as error:
-        run(**options)
-    text = str(error.value) if error.type is not SystemExit else capsys.readouterr().err
-    assert error.type is not SystemExit or error.value.code == 2
-    for word in words:
-        assert word in text
-    return text

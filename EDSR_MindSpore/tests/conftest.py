@@ -1,10 +1,7 @@
 """Small photographs, tiny networks, and two ways to run: train.py in this process, programs as a user starts them."""
 import json
 import os
-import shutil
-import subprocess
 import sys
-from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -13,14 +10,13 @@ import pytest
 import train as program
 from common import images
 from common.make_lr import make
+from common.tests.programs import ROOT, TEST_DEVICE_ID, call, flags, python, quiet, refused, start  # noqa: F401
 from src.model import EDSR, load_weights, weights_of
 
-ROOT = Path(__file__).resolve().parents[1]
 SIZE = {'n_resblocks': 1, 'n_feats': 8, 'res_scale': 1.0}
 TINY = dict(SIZE, patch_size=24, batch_size=4, test_every=9, workers=1, device='cpu', kernels='builtin', log_every=1)
 LAST, BEST = 'edsr_last.ckpt', 'edsr_best.ckpt'
 STATUS = pytest.StashKey()
-TEST_DEVICE_ID = '95'  # launchers file their logs under it, in test/output/95
 
 
 def pytest_sessionfinish(session, exitstatus):
@@ -36,26 +32,10 @@ def pytest_unconfigure(config):
         os._exit(config.stash[STATUS])
 
 
-def flags(**options):
-    """Options as command-line words; True is a bare flag, None leaves it out."""
-    given = {name: value for name, value in options.items() if value is not None}
-    return [f'--{name}' if value is True else f'--{name}={value}' for name, value in given.items()]
-
-
 @pytest.fixture(scope='session', autouse=True)
 def surroundings(tmp_path_factory):
-    """One thread, a cache of its own, and nothing of the user's environment that a launcher reads."""
-    patch = pytest.MonkeyPatch()
-    for name in ('RANK', 'RANK_ID', 'RANK_SIZE', 'LOCAL_RANK', 'WORLD_SIZE', 'DEVICE_ID', 'RANK_TABLE_FILE',
-                 'MS_WORKER_NUM', 'MS_ROLE', 'PROGRESS_TTY', 'etp_running_flag', 'PYTHONPATH'):
-        patch.delenv(name, raising=False)
-    patch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
-    patch.setenv('OMP_NUM_THREADS', '1')
-    patch.setenv('PYTHON', sys.executable)
-    patch.setenv('ASCEND_DEVICE_ID', TEST_DEVICE_ID)
-    yield
-    patch.undo()
-    shutil.rmtree(ROOT / 'test' / 'output' / TEST_DEVICE_ID, ignore_errors=True)
+    with quiet(tmp_path_factory.mktemp('cache'), OMP_NUM_THREADS='1'):
+        yield
 
 
 @pytest.fixture(scope='session')
@@ -115,39 +95,7 @@ def checkpoint(tmp_path_factory):
     return path
 
 
-def start(*command, folder=ROOT, **environment):
-    """A program, its output in pipes."""
-    return subprocess.Popen([str(word) for word in command], cwd=folder, env=dict(os.environ, **environment), text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def call(*command, **more):
-    """Runs a program to its end: an object with returncode, stdout and stderr; `more` is for start."""
-    with start(*command, **more) as process:
-        try:
-            output, errors = process.communicate(timeout=120)
-        finally:
-            process.kill()
-    return subprocess.CompletedProcess(command, process.returncode, output, errors)
-
-
-def python(script, **options):
-    """Runs a script of the model's folder with those options."""
-    return call(sys.executable, script, *flags(**options))
-
-
 def state_of(path):
     """What a checkpoint holds: {name: array}, and under 'progress' and 'options' what train.py wrote there."""
     found = ms.load_checkpoint(str(path))
     return {name: json.loads(value) if isinstance(value, str) else value.asnumpy() for name, value in found.items()}
-
-
-def refused(capsys, train, *words, **options):
-    """The training ends with ValueError, OSError or exit 2, and with those words; returns all it said."""
-    with pytest.raises((ValueError, OSError, SystemExit)) as error:
-        train(**options)
-    text = str(error.value) if error.type is not SystemExit else capsys.readouterr().err
-    assert error.type is not SystemExit or error.value.code == 2
-    for word in words:
-        assert word in text
-    return text

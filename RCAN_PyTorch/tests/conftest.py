@@ -1,9 +1,4 @@
 """Small photographs, tiny networks, and two ways to run: main.py in this process, programs as a user starts them."""
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,36 +7,19 @@ import torch
 import main
 from common import images
 from common.make_lr import make
+from common.tests.programs import ROOT, TEST_DEVICE_ID, call, flags, python, quiet, refused, start  # noqa: F401
 from model import RCAN
 
-ROOT = Path(__file__).resolve().parents[1]
 SIZE = {'num_features': 8, 'num_rg': 1, 'num_rcab': 1, 'reduction': 4}
 TINY = dict(SIZE, patch_size=8, batch_size=4, workers=1, device='cpu', log_every=1)
 LAST, BEST = 'RCAN_epoch_last.pth', 'model_best.pth'  # checkpoints of a run in fp32
-TEST_DEVICE_ID = '97'  # launchers file their logs under it, in test/output/97
-
-
-def flags(**options):
-    """Options as command-line words; True is a bare flag, None leaves it out."""
-    given = {name: value for name, value in options.items() if value is not None}
-    return [f'--{name}' if value is True else f'--{name}={value}' for name, value in given.items()]
 
 
 @pytest.fixture(scope='session', autouse=True)
 def surroundings(tmp_path_factory):
-    """One thread, a cache of its own, and nothing of the user's environment that a launcher reads."""
     torch.set_num_threads(1)
-    patch = pytest.MonkeyPatch()
-    for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'RANK_TABLE_FILE', 'PROGRESS_TTY', 'etp_running_flag',
-                 'PYTHONPATH'):
-        patch.delenv(name, raising=False)
-    patch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
-    patch.setenv('OMP_NUM_THREADS', '1')
-    patch.setenv('PYTHON', sys.executable)
-    patch.setenv('ASCEND_DEVICE_ID', TEST_DEVICE_ID)
-    yield
-    patch.undo()
-    shutil.rmtree(ROOT / 'test' / 'output' / TEST_DEVICE_ID, ignore_errors=True)
+    with quiet(tmp_path_factory.mktemp('cache'), OMP_NUM_THREADS='1'):
+        yield
 
 
 @pytest.fixture(scope='session')
@@ -102,27 +80,6 @@ def checkpoint(tmp_path_factory):
     return path
 
 
-def start(*command, folder=ROOT, **environment):
-    """A program, its output in pipes."""
-    return subprocess.Popen([str(word) for word in command], cwd=folder, env=dict(os.environ, **environment), text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def call(*command, **more):
-    """Runs a program to its end: an object with returncode, stdout and stderr; `more` is for start."""
-    with start(*command, **more) as process:
-        try:
-            output, errors = process.communicate(timeout=120)
-        finally:
-            process.kill()
-    return subprocess.CompletedProcess(command, process.returncode, output, errors)
-
-
-def python(script, **options):
-    """Runs a script of the model's folder with those options."""
-    return call(sys.executable, script, *flags(**options))
-
-
 def random_picture(height, width, seed=0):
     """float32 RGB [H,W,3] in 0..255."""
     return np.random.default_rng(seed).uniform(0, 255, (height, width, 3)).astype(np.float32)
@@ -131,14 +88,3 @@ def random_picture(height, width, seed=0):
 def state_of(path):
     """What a checkpoint holds."""
     return torch.load(path, weights_only=True)
-
-
-def refused(capsys, train, *words, **options):
-    """The training ends with ValueError, OSError or exit 2, and with those words; returns all it said."""
-    with pytest.raises((ValueError, OSError, SystemExit)) as error:
-        train(**options)
-    text = str(error.value) if error.type is not SystemExit else capsys.readouterr().err
-    assert error.type is not SystemExit or error.value.code == 2
-    for word in words:
-        assert word in text
-    return text
