@@ -7,8 +7,6 @@ which common/tf/kernels.py has, computes the same in NCHW.
 """
 import tensorflow.compat.v1 as tf
 
-TAPS = 9
-
 
 def deformable_convolution(x, sampling, kernel, bias, groups):
     """y [N,H,W,O] of float32 x [N,H,W,C], sampling [N,H,W,27*groups], kernel [3,3,C,O] and bias [O].
@@ -16,8 +14,8 @@ def deformable_convolution(x, sampling, kernel, bias, groups):
     sampling: x offsets, y offsets (pixels) and factors of 9 taps for each group, [3, groups, 3, 3] flattened, the order
     of the Ascend operator. A tap reads, bilinearly, where it lies in an ordinary convolution, moved by its offset; what
     is outside the picture is 0. Group g moves and weighs the g-th of `groups` equal parts of the channels.
-    Memory: one tap of all groups is there at a time, four corners of it, also in the gradient, which computes anew what
-    each tap has read.
+    Memory: one row of three taps is there at a time, four corners of each, also in the gradient, which computes anew
+    what they have read.
     """
     return _convolution(groups)(tf.cast(x, tf.float32), tf.cast(sampling, tf.float32), tf.identity(kernel)) + bias
 
@@ -35,28 +33,28 @@ def _convolution(groups):
     @tf.custom_gradient
     def convolution(x, sampling, kernel):
         channels, outputs = kernel.shape.as_list()[2:]
+        kernels = [tf.reshape(kernel[row], [3 * channels, outputs]) for row in range(3)]
 
         def gradient(dy):
             dy = tf.reshape(dy, [-1, outputs])
-            dtable, parts, dkernel = tf.zeros_like(table), [], []
-            for tap in range(TAPS):
-                with tf.control_dependencies([dtable]):  # a tap begins when the one before is done with
-                    columns, part = _sample(table, sampling, tap, groups)
-                dkernel.append(tf.matmul(columns, dy, transpose_a=True))
-                dcolumns = tf.matmul(dy, kernel[tap // 3, tap % 3], transpose_b=True)
-                of_table, of_part = tf.gradients(columns, [table, part], dcolumns)
-                dtable += tf.convert_to_tensor(of_table)
-                parts.append(of_part)
-            dx, = tf.gradients(table, [x], dtable)
-            # [N,H,W,G,3] of each tap to [N,H,W,3,G,9]
-            dsampling = tf.reshape(tf.transpose(tf.stack(parts, -1), [0, 1, 2, 4, 3, 5]), tf.shape(sampling))
-            return dx, dsampling, tf.reshape(tf.stack(dkernel), [3, 3, channels, outputs])
+            dtable, dsampling, dkernel = tf.zeros_like(table), [], []
+            for row in range(3):
+                with tf.control_dependencies([dtable]):  # a row begins when the one before is done with
+                    taps = _Taps(table, sampling, row, groups)
+                dkernel.append(tf.matmul(taps.columns, dy, transpose_a=True))
+                of_table, of_sampling = taps.gradients(tf.matmul(dy, kernels[row], transpose_b=True))
+                dtable += of_table
+                dsampling.append(of_sampling)
+            # [N,H,W,3,taps,G] of each row to [N,H,W,3,G,rows,taps]
+            dsampling = tf.transpose(tf.stack(dsampling), [1, 2, 3, 4, 6, 0, 5])
+            return (tf.gradients(table, [x], dtable)[0], tf.reshape(dsampling, tf.shape(sampling)),
+                    tf.reshape(tf.stack(dkernel), [3, 3, channels, outputs]))
 
         table, total = _corners(x, groups), None
-        for tap in range(TAPS):
+        for row in range(3):
             with tf.control_dependencies([] if total is None else [total]):
-                columns, _ = _sample(table, sampling, tap, groups)
-            product = tf.matmul(columns, kernel[tap // 3, tap % 3])
+                taps = _Taps(table, sampling, row, groups)
+            product = tf.matmul(taps.columns, kernels[row])
             total = product if total is None else total + product
         y = tf.reshape(total, tf.concat([tf.shape(x)[:3], [outputs]], 0))
         y.set_shape([*x.shape.as_list()[:3], outputs])
@@ -72,35 +70,50 @@ def _corners(x, groups):
     return tf.concat([padded[:, :-1, :-1], padded[:, :-1, 1:], padded[:, 1:, :-1], padded[:, 1:, 1:]], 4)
 
 
-def _sample(table, sampling, tap, groups):
-    """(what a tap reads, [N*H*W,C]; its part of sampling, [N,H,W,G,3])."""
-    shape = tf.shape(sampling)
-    n, height, width = shape[0], shape[1], shape[2]
-    part = tf.reshape(sampling, [n, height, width, 3, groups, TAPS])[..., tap]
-    part = tf.transpose(part, [0, 1, 2, 4, 3])
-    dx, dy, factor = part[..., 0], part[..., 1], part[..., 2]
-    top, down = _split(dy + _places(height, tap // 3)[:, None, None], height)
-    left, right = _split(dx + _places(width, tap % 3)[:, None], width)
-    row = (tf.range(n)[:, None, None, None] * (height + 1) + top) * (width + 1) + left  # of the table, [N,H,W,G]
-    found = tf.gather(tf.reshape(table, [-1, table.shape.as_list()[4]]), row * groups + tf.range(groups))
-    weights = tf.stack([(1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right], 4)
-    weights *= factor[..., None]
-    channels = table.shape.as_list()[4] // 4
-    found = tf.reshape(found, [-1, 4, channels]) * tf.reshape(weights, [-1, 4, 1])
-    return tf.reshape(tf.reduce_sum(found, 1), [-1, groups * channels]), part
+class _Taps:
+    """The three taps of a row of the kernel: `columns`, what they read, [N*H*W,3*C], and the gradients to that.
+
+    table: of _corners().
+    """
+
+    def __init__(self, table, sampling, row, groups):
+        shape = tf.shape(sampling)
+        n, height, width = shape[0], shape[1], shape[2]
+        part = tf.reshape(sampling, [n, height, width, 3, groups, 3, 3])[..., row, :]
+        dx, dy, self._factor = tf.unstack(tf.transpose(part, [0, 1, 2, 3, 5, 4]), axis=3)  # [N,H,W,taps,G]
+        top, self._down, self._free_y = _split(dy, tf.range(height)[:, None, None, None] + row, height)
+        left, self._right, self._free_x = _split(dx, tf.range(width)[:, None, None] + tf.range(3)[:, None], width)
+        place = (tf.range(n)[:, None, None, None, None] * (height + 1) + top) * (width + 1) + left
+        self._places, self._table = tf.reshape(place * groups + tf.range(groups), [-1]), tf.shape(table)
+        length = table.shape.as_list()[4]
+        self._channels = length // 4
+        self._found = tf.reshape(tf.gather(tf.reshape(table, [-1, length]), self._places), [-1, 4, self._channels])
+        down, right = self._down, self._right
+        self._shares = [(1 - down) * (1 - right), (1 - down) * right, down * (1 - right), down * right]
+        self._weights = tf.reshape(tf.stack(self._shares, 5) * self._factor[..., None], [-1, 4, 1])
+        self.columns = tf.reshape(tf.reduce_sum(self._found * self._weights, 1), [-1, 3 * groups * self._channels])
+
+    def gradients(self, dcolumns):
+        """(of the table, of this row's part of sampling [N,H,W,3,taps,G]) from that of the columns."""
+        dcolumns = tf.reshape(dcolumns, [-1, 1, self._channels])
+        of_found = tf.reshape(dcolumns * self._weights, [-1, 4 * self._channels])
+        of_table = tf.math.unsorted_segment_sum(of_found, self._places, tf.reduce_prod(self._table[:4]))
+        of_corners = tf.reshape(tf.reduce_sum(self._found * dcolumns, 2), tf.concat([tf.shape(self._factor), [4]], 0))
+        a, b, c, d = tf.unstack(of_corners, axis=5)
+        of_right = self._factor * ((1 - self._down) * (b - a) + self._down * (d - c))
+        of_down = self._factor * ((1 - self._right) * (c - a) + self._right * (d - b))
+        of_factor = tf.add_n([share * corner for share, corner in zip(self._shares, (a, b, c, d))])
+        return tf.reshape(of_table, self._table), tf.stack(
+            [of_right * self._free_x, of_down * self._free_y, of_factor], 3)
 
 
-def _places(length, tap):
-    """Rows or columns that a tap reads without offsets, counted from the zeros around the picture."""
-    return tf.cast(tf.range(length) + tap, tf.float32)
-
-
-def _split(position, length):
-    """(whole part, int32; rest) of positions in a picture with one pixel of zeros around; those further out are moved
-    to that border, where the pixels are 0 and the gradient to the position is, too.
+def _split(offset, place, length):
+    """(whole part, int32; rest; 1 where an offset counts, else 0) of positions in a picture with one pixel of zeros
+    around; those further out are moved to that border, where the pixels are 0.
     """
     end = tf.cast(length, tf.float32)
-    position = tf.clip_by_value(position, 0.0, end + 1)
-    position = tf.where(tf.is_nan(position), tf.zeros_like(position), position)  # the factor has the NaN, too
+    wanted = offset + tf.cast(place, tf.float32)
+    position = tf.clip_by_value(wanted, 0.0, end + 1)
+    position = tf.where(tf.is_nan(position), tf.zeros_like(position), position)
     whole = tf.minimum(tf.floor(position), end)
-    return tf.cast(whole, tf.int32), position - tf.stop_gradient(whole)
+    return tf.cast(whole, tf.int32), position - whole, tf.cast(tf.equal(position, wanted), tf.float32)
