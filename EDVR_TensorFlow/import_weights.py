@@ -82,6 +82,9 @@ def _size(found, given):
                                  'checkpoint')
         size = {**size, **assumed, **{name: given[name] for name in ASSUMED if name in given}}
         check_shapes(found.weights, size)
+        broken = [name for name, value in found.weights.items() if not np.isfinite(value).all()]
+        if broken:
+            raise ValueError(f'NaN or infinite numbers in {some(broken)}: of a run that diverged?')
     except ValueError as error:
         raise ValueError(f'{found.path}: {error}') from None
     if assumed:

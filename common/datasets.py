@@ -235,7 +235,8 @@ def reds_layouts(root):
 def _folder(path):
     path = os.path.abspath(os.path.expanduser(os.fspath(path)))
     if not os.path.isdir(path):
-        raise ValueError(f'{path}: no such folder; expected the one that holds DIV2K/, benchmark/ or reds/, or a set')
+        what = 'a file' if os.path.exists(path) else 'no such folder'
+        raise ValueError(f'{path}: {what}; expected the one that holds DIV2K/, benchmark/ or reds/, or a set')
     return path
 
 

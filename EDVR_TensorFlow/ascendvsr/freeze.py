@@ -12,9 +12,9 @@ its PSNR is the network's. Keys of the configuration that shape it:
 import os
 
 import numpy as np
-import tensorflow.compat.v1 as tf
 
 import upscaler
+from ascendcv.runner.sess_config import tf
 from ascendvsr.models.edvr import EDVR, SCALE
 from common import checkpoints, images
 from common.metrics import psnr

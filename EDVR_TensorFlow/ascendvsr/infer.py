@@ -99,7 +99,8 @@ def _upscale_all(jobs, upscale, threads, waiting):
                 print(f'error: {cli.describe(error, job.name)}', file=sys.stderr, flush=True)
     for folder in sorted({str(job.targets[0].parent) for job in jobs if job.name not in failed}):
         print(f'written to {folder}')
-    _say_time(seconds)
+    if len(failed) < len(jobs):
+        _say_time(seconds)
     if failed:
         raise ValueError(f'{len(failed)} of {len(jobs)} clips failed: ' + ', '.join(failed))
 

@@ -13,7 +13,8 @@ from upscaler import Upscaler
 FUSION = ('G/tsa_fusion/', 'G/fusion/')  # what solver.tsa_steps trains alone
 SCALE = 'loss_scale'  # the variable with the state of the scale
 NAN = np.float32(np.nan)
-START, GROW_AFTER, SHRINK_AFTER = 2.0 ** 32, 1000, 2  # of a dynamic scale: steps in a row that are finite, or are not
+LARGEST = 32  # exponent of a scale, with which a dynamic one begins
+GROW_AFTER, SHRINK_AFTER = 1000, 2  # steps in a row that are finite, or are not
 
 
 def losses(sr, hr, kind, margin):
@@ -35,20 +36,30 @@ def optimizer_of(options, rate):
     return tf.train.AdamOptimizer(rate, options.beta1, options.beta2, options.epsilon)
 
 
-def first_scale(word, half_gradients):
-    """(scale, finite steps in a row, others in a row), float32 [3], that solver.loss_scale begins with; None: no scale.
-
-    word: off, d (dynamic), or f?N for the fixed 2^N. Where gradients are not of float16 it is said and left out.
-    """
+def scale_of(word):
+    """What solver.loss_scale begins with: off is 0, d (dynamic) 2^32, f?N the fixed 2^N. ValueError: another word."""
     if word == 'off':
-        return None
+        return 0.0
     fixed = word[2:].isdecimal() and word.startswith('f')
-    if not fixed and not word.startswith('d'):
-        raise ValueError(f'solver.loss_scale {word}: expected off, d (dynamic), or f?N (2^N) such as fx7')
-    if not half_gradients:
-        print(f'note: solver.loss_scale {word} is left out: gradients are of 32 bits here', flush=True)
+    if not fixed and not word.startswith('d') or fixed and int(word[2:]) > LARGEST:
+        raise ValueError(f'solver.loss_scale {word}: expected off, d (dynamic), or f?N (2^N, N up to {LARGEST}) such '
+                         'as fx7')
+    return 2.0 ** (int(word[2:]) if fixed else LARGEST)
+
+
+def first_scale(word, half_gradients, quiet=False):
+    """(scale, finite steps in a row, others in a row), float32 [3], of scale_of(word); None: no scale.
+
+    Where gradients are not of float16 it is left out, which is said unless quiet.
+    """
+    scale = scale_of(word)
+    if not scale:
         return None
-    return np.array([2.0 ** int(word[2:]) if fixed else START, 0, 0], np.float32)
+    if not half_gradients:
+        if not quiet:
+            print(f'note: solver.loss_scale {word} is left out: gradients are of 32 bits here', flush=True)
+        return None
+    return np.array([scale, 0, 0], np.float32)
 
 
 def next_scale(state, finite):
@@ -68,7 +79,7 @@ class Model:  # with Model(...) as model: ...
 
     def __init__(self, config, size, device, ranks):
         self.device, self.ranks, self.size, self._solver = device, ranks, size, config.solver
-        first = first_scale(config.solver.loss_scale, device.half_gradients)
+        first = first_scale(config.solver.loss_scale, device.half_gradients, ranks.rank > 0)
         with tf.Graph().as_default() as self.graph, ranks.placed():
             self.network = EDVR(**size, conv=device.layers(config.edvr.impl))
             self._lr = tf.placeholder(tf.uint8, [None, size['num_frames'], None, None, 3])
@@ -116,7 +127,8 @@ class Model:  # with Model(...) as model: ...
     def _step(self, parts):
         """The tensors (loss, offset, asked), means over the ranks, and the operation; parts: [(optimizer, variables)].
 
-        A gradient that is not finite makes the loss NaN; where the loss is scaled, such a step is left out instead.
+        A gradient that is not finite makes the loss NaN; where a dynamic scale can still become smaller, such a step is
+        left out instead.
         """
         scale = 1.0 if self._scale is None else self._scale[0]
         variables = [variable for _, part in parts for variable in part]
@@ -133,9 +145,11 @@ class Model:  # with Model(...) as model: ...
                 return tf.group(*moved, *([self._means.apply(self.network.variables)] if self._means else []))
         if self._scale is None:
             return [tf.where(finite, loss, NAN), offset, asked, apply()]
-        operations = [tf.cond(finite, apply, tf.no_op)]
-        if self._solver.loss_scale.startswith('d'):
-            with tf.control_dependencies(operations):
+        dynamic = self._solver.loss_scale.startswith('d')
+        hope = finite if not dynamic else tf.logical_or(finite, scale > 1)
+        loss, operations = tf.where(hope, loss, NAN), [tf.cond(finite, apply, tf.no_op)]
+        if dynamic:
+            with tf.control_dependencies([loss, *operations]):
                 operations.append(tf.assign(self._scale, next_scale(self._scale, finite)))
         return [loss, offset, asked, tf.group(*operations)]
 

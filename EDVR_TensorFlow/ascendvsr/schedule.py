@@ -13,7 +13,7 @@ def periods_of(config, steps_per_epoch):
     """
     schedule, epochs = config.solver.lr_schedule, config.solver.train_epochs
     lengths, weights = schedule.total_steps, schedule.restart_weights
-    if epochs < 0 or not lengths or any(length < 1 or length != int(length) for length in lengths):
+    if epochs < 0 or not lengths or min(lengths) < 1:
         raise ValueError(f'solver.train_epochs {epochs}, solver.lr_schedule.total_steps {lengths}: expected 0 or more, '
                          'and whole numbers of steps from 1')
     if not 0 <= schedule.min_lr <= schedule.base_lr or not schedule.base_lr:
@@ -22,11 +22,11 @@ def periods_of(config, steps_per_epoch):
     if epochs:
         return [(epochs * steps_per_epoch, 1.0)]
     if schedule.type == 'Cosine':
-        return [(int(sum(lengths)), 1.0)]
+        return [(sum(lengths), 1.0)]
     if len(weights) < len(lengths):
         raise ValueError(f'solver.lr_schedule.restart_weights {weights}: expected a factor for each of the '
                          f'{len(lengths)} periods of total_steps')
-    return [(int(length), float(weight)) for length, weight in zip(lengths, weights)]
+    return [(length, float(weight)) for length, weight in zip(lengths, weights)]
 
 
 def total_of(periods):

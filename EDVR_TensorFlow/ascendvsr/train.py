@@ -18,7 +18,7 @@ from ascendcv.runner.sess_config import device_of
 from ascendvsr import config as configuration
 from ascendvsr.evaluate import RGB, measure
 from ascendvsr.guard import Guard, Run, roll_back
-from ascendvsr.learning import FUSION, Model
+from ascendvsr.learning import FUSION, Model, scale_of
 from ascendvsr.models import checkpoint
 from ascendvsr.models.layers import check_size, initial_weights
 from ascendvsr.schedule import periods_of, rate_of, total_of
@@ -56,12 +56,19 @@ def check(config, ranks):
         if value < least:
             raise ValueError(f'{key} {value}: expected {least} or more')
     for key, size in (('train_in_size', config.data.train_in_size), ('train_raw_size', config.data.train_raw_size)):
-        if (size or key == 'train_in_size') and (len(size) != 2 or any(n != int(n) or n < 1 for n in size)):
+        if (size or key == 'train_in_size') and (len(size) != 2 or min(size) < 1):
             raise ValueError(f'data.{key} {size}: expected height,width in pixels, such as 64,64')
     if not 0 <= config.solver.ema < 1:
         raise ValueError(f'solver.ema {config.solver.ema}: expected a decay from 0 (none) to below 1')
     if config.edvr.loss_margin <= 0 and config.edvr.loss_type in ('charbonnier', 'marginal l1'):
         raise ValueError(f'edvr.loss_margin {config.edvr.loss_margin}: expected a number above 0')
+    if config.solver.tsa_steps and not config.edvr.with_tsa:
+        raise ValueError(f'solver.tsa_steps {config.solver.tsa_steps}: edvr.with_tsa is False, so there is no TSA to '
+                         'train alone; leave tsa_steps out')
+    size = configuration.network_size(config)
+    check_size(**dict(size, compat=size['compat'] or 'paper', upsampling=size['upsampling'] or 'bilinear'))
+    periods_of(config, 1)
+    scale_of(config.solver.loss_scale)
     noise.check(config.data.noise)
 
 
@@ -70,7 +77,7 @@ def open_data(config, ranks):
     found = data.find_clips(config.data.data_dir, config.data.train_set)
     clips = data.open_clips(found, config.data.cache_dir, config.data.train_raw_size)
     sampler = WindowSampler(
-        clips, frames=config.model.num_frames, crop=tuple(map(int, config.data.train_in_size)), rank=ranks.rank,
+        clips, frames=config.model.num_frames, crop=tuple(config.data.train_in_size), rank=ranks.rank,
         batch_size=config.data.train_batch_size * ranks.world_size, world_size=ranks.world_size,
         seed=config.random_seed, noise=config.data.noise)
     if ranks.rank == 0:

@@ -92,8 +92,11 @@ def test_values(key, text, expected):
     (['edvr.mid_channels', 'many'], "edvr.mid_channels 'many': expected a whole number, such as 64"),
     (['edvr.mid_channels', 'True'], 'expected a whole number'), (['edvr.with_tsa', '1'], 'expected True or False'),
     (['solver.ema', 'nan'], 'expected a number'), (['solver.ema', 'inf'], 'expected a number'),
-    (['solver.ema', '[1'], 'expected a number'), (['data.train_in_size', 'a,b'], 'expected numbers, such as [64, 64]'),
-    (['data.train_in_size', '64,true'], 'expected numbers'), (['data.noise.random_seed', 'x'], 'whole number or None')])
+    (['solver.ema', '[1'], 'expected a number'), (['data.train_in_size', '64,true'], 'expected whole'),
+    (['data.train_in_size', 'a,b'], 'expected whole numbers, such as [64, 64]'),
+    (['data.eval_in_size', '36.5,64'], 'expected whole numbers'),
+    (['solver.lr_schedule.restart_weights', '1,x'], 'expected numbers'),
+    (['data.noise.random_seed', 'x'], 'whole number or None')])
 def test_what_cannot_be(words, message):
     with pytest.raises(ValueError, match=f'^command line: .*{re.escape(message)}'):
         read(*words)
@@ -103,7 +106,8 @@ def test_what_cannot_be(words, message):
     ('edvr: {mid_chanels: 16}', "unknown key 'edvr.mid_chanels'; did you mean edvr.mid_channels?"),
     ('edvr: 5', "unknown key 'edvr'"), ('solver: {xla: 1}', 'solver.xla 1: expected True or False'),
     ('edvr: {mid_channels: }', 'edvr.mid_channels None: expected a whole number'),
-    ('device_ids: {a: 1}', "device_ids {'a': 1}: expected numbers"), ('mode: [eval]', "mode ['eval']: expected a word"),
+    ('device_ids: {a: 1}', "device_ids {'a': 1}: expected whole numbers"),
+    ('mode: [eval]', "mode ['eval']: expected a word"),
     ('- mode', 'expected keys and values'), ('mode: "', 'not YAML'), ('just words', 'expected keys and values'),
     ('!!python/object/apply:os.system ["true"]', 'not YAML')])
 def test_files_that_cannot_be(text, message, written):
@@ -158,3 +162,12 @@ def test_as_a_user_starts_it():
                            (['--config_file=a'], 'unknown option --config_file; did you mean --config-file?')):
         done = call(sys.executable, 'tools/main.py', *words)
         assert done.returncode == 2 and done.stderr.startswith('error: ') and message in done.stderr
+
+
+def test_the_readme_has_every_key():
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    rows = dict(re.findall(r'^\| `([\w.]+)` \| .* \| (.*) \|$', text, re.MULTILINE))
+    assert {key: rows.get(key) for key in KEYS} == {key: entry.meaning for key, entry in KEYS.items()}
+    for name in ('README.md', 'README_CN.md'):
+        words = re.findall(r'`((?:model|edvr|data|solver)\.[\w.]+)[` ]', (ROOT / name).read_text(encoding='utf-8'))
+        assert set(words) <= set(KEYS), set(words) - set(KEYS)

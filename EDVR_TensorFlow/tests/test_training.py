@@ -193,8 +193,19 @@ def test_a_step_whose_scaled_gradients_overflow_is_left_out(capsys):
     assert all(np.array_equal(before[name], value) for name, value in after.items())
     assert learning.first_scale('d', False) is None and learning.first_scale('off', True) is None
     assert 'solver.loss_scale d is left out: gradients are of 32 bits here' in capsys.readouterr().out
-    with pytest.raises(ValueError, match='solver.loss_scale x: expected off, d'):
-        learning.first_scale('x', True)
+    for word in ('x', 'fx33', 'f'):
+        with pytest.raises(ValueError, match=f'solver.loss_scale {word}: expected off, d'):
+            learning.first_scale(word, True)
+
+
+@pytest.mark.parametrize('word, scale', [('fx7', 1e38), ('d', 1.0)])
+def test_gradients_that_no_smaller_scale_can_mend(word, scale):
+    lr, hr = batch()
+    weights = dict(weights_of()[0], loss_scale=np.array([scale, 0, 0], np.float32))
+    if scale == 1:
+        weights['G/reconstruction/conv_last/kernel'] = weights['G/reconstruction/conv_last/kernel'] + np.float32(1e38)
+    with model_of(Half('cpu', kernels='auto'), weights, solver__loss_scale=word) as model:
+        assert np.isnan(model.train(lr, hr, 1e-3)[0])
 
 
 def test_records_checkpoints_and_pictures(train, reds, out, tmp_path, capsys):
@@ -290,10 +301,12 @@ def test_stage_two_begins_with_a_network_without_tsa(train, out, tmp_path, capsy
     ('rank_size', 8, 'rank_size 8, but the environment starts 1'), ('solver__ema', 1.0, 'solver.ema 1.0'),
     ('data__train_batch_size', 0, 'data.train_batch_size 0: expected 1 or more'),
     ('data__train_in_size', '16', 'data.train_in_size [16]: expected height,width'),
-    ('data__train_in_size', '16,2.5', 'expected height,width'), ('edvr__loss_type', 'l3', "'l3': expected"),
+    ('data__train_in_size', '16,2.5', 'expected whole numbers'), ('edvr__loss_type', 'l3', "'l3': expected"),
     ('data__noise__std', -1, 'data.noise.std -1'), ('data__train_in_size', '64,64', 'smaller than the crop 64x64'),
     ('data__eval_set', 'Vid4', "no set of clips 'Vid4'"), ('edvr__num_deform_groups', 3, 'num_deform_groups 3'),
-    ('edvr__impl', 'npu', 'edvr.impl npu'), ('checkpoint', '/nowhere/EDVR-1', '/nowhere/EDVR-1')])
+    ('edvr__impl', 'npu', 'edvr.impl npu'), ('solver__loss_scale', 'fx200', 'solver.loss_scale fx200'),
+    ('model__num_frames', 4, 'model.num_frames 4: expected an odd number'),
+    ('checkpoint', '/nowhere/EDVR-1', '/nowhere/EDVR-1')])
 def test_values_that_cannot_be(key, value, said, train, out, capsys):
     refused(capsys, train, said, **{'solver__eval_interval': 9, key: value})
     assert not out.exists()
@@ -305,3 +318,8 @@ def test_a_margin_that_cannot_be(train, capsys):
 
 def test_words_of_a_command_line():
     assert words({'a__b': [1, 2], 'c.d': None, 'e': True}) == ['a.b', '[1, 2]', 'e', 'True']
+
+
+def test_tsa_alone_needs_tsa(train, out, capsys):
+    refused(capsys, train, 'solver.tsa_steps 5: edvr.with_tsa is False', solver__tsa_steps=5, edvr__with_tsa=False)
+    assert not out.exists()

@@ -201,10 +201,21 @@ def test_frames_that_do_not_fit_together(upscale):
 
 def test_nan_is_an_error(tmp_path):
     weights, size = weights_of()
-    weights['G/reconstruction/conv_last/bias'][:] = np.nan
+    weights['G/reconstruction/conv_last/bias'][:] = 3e38
     files.write(tmp_path / 'edvr', weights, {'size': size}, 'EDVR')
     with pytest.raises(ValueError, match='NaN'):
         next(upscaler.load(tmp_path / 'edvr').clip(clip_of(1)))
+    weights['G/reconstruction/conv_last/bias'][:] = np.nan
+    files.write(tmp_path / 'edvr', weights, {'size': size}, 'EDVR')
+    with pytest.raises(ValueError, match='edvr: NaN or infinite numbers in G/reconstruction/conv_last/bias'):
+        upscaler.load(tmp_path / 'edvr')
+
+
+@pytest.mark.parametrize('named, words', [
+    ({'kernels': 'fast'}, "unknown kernels 'fast'; known: auto"), ({'checkpoint': ''}, 'no checkpoint is named')])
+def test_load_names_what_is_wrong(named, words, checkpoint):
+    with pytest.raises(ValueError, match=words):
+        upscaler.load(**dict({'checkpoint': checkpoint}, **named))
 
 
 def test_load_refuses(checkpoint, tmp_path):

@@ -39,8 +39,9 @@ def flags(**options):
 
 
 def start(*command, folder=ROOT, **environment):
-    """A program, its output in pipes."""
-    return subprocess.Popen([str(word) for word in command], cwd=str(folder), env=dict(os.environ, **environment),
+    """A program, its output in pipes; TensorFlow's own lines are not kept from it by what this process has set."""
+    around = {name: value for name, value in os.environ.items() if name != 'TF_CPP_MIN_LOG_LEVEL'}
+    return subprocess.Popen([str(word) for word in command], cwd=str(folder), env=dict(around, **environment),
                             universal_newlines=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 

@@ -45,6 +45,8 @@ def load(path, stem, scope):
 def load_variables(path):
     """load() of a checkpoint by its prefix or one of its files alone."""
     prefix = ENDINGS.sub('', path)
+    if not prefix:
+        raise ValueError('no checkpoint is named; expected its prefix, one of its files, or a folder')
     if not os.path.exists(prefix + INDEX) and not os.path.isfile(prefix):
         folder = os.path.dirname(prefix) or '.'
         names = sorted(name[:-len(INDEX)] for name in (os.listdir(folder) if os.path.isdir(folder) else [])

@@ -98,6 +98,8 @@ def add_options(add):
 def open_device(name='auto', precision='', kernels='auto', cuda_device='', kind_of_device=Device):
     """The Device of that name, or the best there is. Raises ValueError for one that is not there, with the remedy."""
     show_gpus(cuda_device)
+    if kernels not in KERNELS:
+        raise ValueError(f'unknown kernels {kernels!r}; known: {", ".join(KERNELS)}')
     if name == 'auto':
         name = next(kind for kind in ('npu', 'gpu', 'cpu') if available(kind))
     if name not in KINDS:

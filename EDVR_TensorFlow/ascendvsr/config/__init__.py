@@ -87,13 +87,16 @@ def _fits(value, default):
     if default is None:
         return value is None or isinstance(value, int)
     if isinstance(default, list):
-        return isinstance(value, list) and all(isinstance(item, (int, float)) and not isinstance(item, bool)
+        kinds = (int, float) if any(isinstance(item, float) for item in default) else int
+        return isinstance(value, list) and all(isinstance(item, kinds) and not isinstance(item, bool)
                                                and math.isfinite(item) for item in value)
     return isinstance(value, type(default)) and (not isinstance(value, float) or math.isfinite(value))
 
 
 def _kind(default):
-    return {bool: 'True or False', int: 'a whole number', float: 'a number', str: 'a word', list: 'numbers',
+    if isinstance(default, list):
+        return 'numbers' if any(isinstance(item, float) for item in default) else 'whole numbers'
+    return {bool: 'True or False', int: 'a whole number', float: 'a number', str: 'a word',
             type(None): 'a whole number or None'}[type(default)]
 
 

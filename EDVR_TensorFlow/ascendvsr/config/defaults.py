@@ -1,6 +1,7 @@
 """Every key of the configuration: its default, and what it means.
 
-Names are those of the released port; what is new, or means more than there, is in the README under Options.
+Names are those of the released port, so that its files serve here. Where it could choose and this program need not, as
+between two loaders of frames, a key has the values that CHOICES lists, and no other effect.
 """
 from collections import namedtuple
 

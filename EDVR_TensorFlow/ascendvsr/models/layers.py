@@ -9,6 +9,7 @@ from common.tf.checkpoint import some
 SCOPE = 'G'
 # layers of the port without an activation after them: it draws the kernels of the others wider
 PLAIN = re.compile('conv_offset$|level1/feat_conv$|temporal_attn|spatial_attn5$|add2$|upsample|conv_last$|^fusion$')
+DEFORMABLE = re.compile('/dcn_[^/]*$')
 SIZES = {  # the authors' networks: mid_channels, num_deform_groups, blocks of extraction, of reconstruction
     'EDVR-M': (64, 8, 5, 10), 'EDVR-L': (128, 8, 5, 40)}
 
@@ -16,54 +17,46 @@ SIZES = {  # the authors' networks: mid_channels, num_deform_groups, blocks of e
 def layers(num_frames, mid_channels, num_deform_groups, num_blocks_extraction, num_blocks_reconstruction, with_tsa,
            compat, upsampling):
     """{name: {'kernel': shape, 'bias': shape}} of all layers without SCOPE, 'W' and 'b' of deformable convolutions."""
-    c, found = mid_channels, {}
+    c, tail = mid_channels, CONVENTIONS[compat].tail(mid_channels)
+    fusion = _attention(c, num_frames) if with_tsa else {'fusion': (1, num_frames * c, c)}
+    plain = {
+        'extraction/conv_first': (3, 3, c), **_blocks('extraction', num_blocks_extraction, c),
+        **{f'extraction/feat_l{level}_conv{i}': (3, c, c) for level in (2, 3) for i in (1, 2)},
+        **_alignment(c, num_deform_groups), **fusion, **_blocks('reconstruction', num_blocks_reconstruction, c),
+        'reconstruction/upsample1': (3, c, 4 * c), 'reconstruction/upsample2': (3, c, 4 * tail),
+        'reconstruction/conv_hr': (3, tail, tail), 'reconstruction/conv_last': (3, tail, 3)}
+    return {name: dict(zip(('W', 'b') if DEFORMABLE.search(name) else ('kernel', 'bias'),
+                           ((side, side, inputs, outputs), (outputs,))))
+            for name, (side, inputs, outputs) in plain.items()}
 
-    def add(name, inputs, outputs=c, side=3):
-        found[name] = {'kernel': (side, side, inputs, outputs), 'bias': (outputs,)}
 
-    def add_blocks(scope, count):
-        for block in range(1, count + 1):
-            add(f'{scope}/ResBlock/conv{block}a', c)
-            add(f'{scope}/ResBlock/conv{block}b', c)
+# The parts of it: {name: (side of the kernel, channels in, channels out)}.
 
-    def add_deformable(name):
-        add(f'{name}/conv_offset', c, 27 * num_deform_groups)
-        found[name] = {'W': (3, 3, c, c), 'b': (c,)}
+def _blocks(scope, count, c):
+    return {f'{scope}/ResBlock/conv{block}{part}': (3, c, c) for block in range(1, count + 1) for part in 'ab'}
 
-    add('extraction/conv_first', 3)
-    add_blocks('extraction', num_blocks_extraction)
-    for level in (2, 3):
-        add(f'extraction/feat_l{level}_conv1', c)
-        add(f'extraction/feat_l{level}_conv2', c)
+
+def _alignment(c, groups):
+    found = {}
     for level in (3, 2, 1):
-        scope = f'pcd_align/level{level}'
-        add(f'{scope}/offset_conv1', 2 * c)
-        add(f'{scope}/offset_conv2', c if level == 3 else 2 * c)
-        if level < 3:
-            add(f'{scope}/offset_conv3', c)
-        add_deformable(f'{scope}/dcn_l{level}')
-        if level < 3:
-            add(f'{scope}/feat_conv', 2 * c)
-    add('pcd_align/cas_offset_conv1', 2 * c)
-    add('pcd_align/cas_offset_conv2', c)
-    add_deformable('pcd_align/dcn_cas')
-    if with_tsa:
-        for name, inputs, side in (
-                ('temporal_attn1', c, 3), ('temporal_attn2', c, 3), ('feat_fusion', num_frames * c, 1),
-                ('spatial_attn1', num_frames * c, 1), ('spatial_attn2', 2 * c, 1), ('spatial_attn_l1', c, 1),
-                ('spatial_attn_l2', 2 * c, 3), ('spatial_attn_l3', c, 3), ('spatial_attn3', c, 3),
-                ('spatial_attn4', c, 1), ('spatial_attn5', c, 3), ('spatial_attn_add1', c, 1),
-                ('spatial_attn_add2', c, 1)):
-            add(f'tsa_fusion/{name}', inputs, side=side)
-    else:
-        add('fusion', num_frames * c, side=1)
-    add_blocks('reconstruction', num_blocks_reconstruction)
-    tail = CONVENTIONS[compat].tail(c)
-    add('reconstruction/upsample1', c, 4 * c)
-    add('reconstruction/upsample2', c, 4 * tail)
-    add('reconstruction/conv_hr', tail, tail)
-    add('reconstruction/conv_last', tail, 3)
-    return found
+        scope, above = f'pcd_align/level{level}', level < 3
+        found[f'{scope}/offset_conv1'] = (3, 2 * c, c)
+        found[f'{scope}/offset_conv2'] = (3, 2 * c if above else c, c)
+        found.update({f'{scope}/offset_conv3': (3, c, c)} if above else {})
+        found[f'{scope}/dcn_l{level}/conv_offset'] = (3, c, 27 * groups)
+        found[f'{scope}/dcn_l{level}'] = (3, c, c)
+        found.update({f'{scope}/feat_conv': (3, 2 * c, c)} if above else {})
+    return {**found, 'pcd_align/cas_offset_conv1': (3, 2 * c, c), 'pcd_align/cas_offset_conv2': (3, c, c),
+            'pcd_align/dcn_cas/conv_offset': (3, c, 27 * groups), 'pcd_align/dcn_cas': (3, c, c)}
+
+
+def _attention(c, frames):
+    sides = {'temporal_attn1': (3, c), 'temporal_attn2': (3, c), 'feat_fusion': (1, frames * c),
+             'spatial_attn1': (1, frames * c), 'spatial_attn2': (1, 2 * c), 'spatial_attn_l1': (1, c),
+             'spatial_attn_l2': (3, 2 * c), 'spatial_attn_l3': (3, c), 'spatial_attn3': (3, c),
+             'spatial_attn4': (1, c), 'spatial_attn5': (3, c), 'spatial_attn_add1': (1, c),
+             'spatial_attn_add2': (1, c)}
+    return {f'tsa_fusion/{name}': (side, inputs, c) for name, (side, inputs) in sides.items()}
 
 
 def shapes(size):
@@ -107,7 +100,7 @@ def _first_values(name, shape, paper, rng):
         return deviation * rng.standard_normal(shape), 0 if paper else rng.uniform(-bound, bound, shape[3:])
     if name.endswith('/conv_offset') and paper:  # all offsets begin at 0, all factors at a half
         return 0, 0
-    if '/dcn_' in name and not name.endswith('/conv_offset'):
+    if DEFORMABLE.search(name):
         return rng.uniform(-bound, bound, shape), 0
     widest = bound if paper or PLAIN.search(name) else (6 / 1.01 / fan_in) ** 0.5
     return rng.uniform(-widest, widest, shape), rng.uniform(-bound, bound, shape[3:])
