@@ -170,4 +170,4 @@ def test_the_readme_has_every_key():
     assert {key: rows.get(key) for key in KEYS} == {key: entry.meaning for key, entry in KEYS.items()}
     for name in ('README.md', 'README_CN.md'):
         words = re.findall(r'`((?:model|edvr|data|solver)\.[\w.]+)[` ]', (ROOT / name).read_text(encoding='utf-8'))
-        assert set(words) <= set(KEYS), set(words) - set(KEYS)
+        assert {word for word in words if not word.endswith(('.yaml', '.pb', '.onnx'))} <= set(KEYS)
