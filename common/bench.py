@@ -20,6 +20,16 @@ def paired(plain, fast, runs=7):
             statistics.median(a / b for a, b in pairs))
 
 
+def in_turn(calls, runs):
+    """{name: (median seconds, median of the ratio of the first one's seconds to these)} of {name: function}."""
+    for call in calls.values():
+        call()
+    rounds = [{name: _once(call) for name, call in calls.items()} for _ in range(runs)]
+    first = next(iter(calls))
+    return {name: (statistics.median(times[name] for times in rounds),
+                   statistics.median(times[first] / times[name] for times in rounds)) for name in calls}
+
+
 def _once(function):
     start = perf_counter()
     function()

@@ -4,8 +4,6 @@ Bare convolutions, training steps (batch 8, LR 48x48, x4, 64 + 64 channels, 16 r
 picture: as a plain graph, written as the authors' code is, and as the programs here run, in turn in one process, so
 that a busy machine slows all alike. Ratios are of calls next to each other in time.
 """
-import statistics
-
 import numpy as np
 
 from common import bench, cli
@@ -78,16 +76,6 @@ class Convolution:
         self._session.run(self.parts[part])
 
 
-def in_turn(calls, runs):
-    """{name: (median seconds, median of the ratio of the first one's seconds to these)} of {name: function}."""
-    for call in calls.values():
-        call()
-    rounds = [{name: bench.seconds(call, runs=1, warm_up=0) for name, call in calls.items()} for _ in range(runs)]
-    first = next(iter(calls))
-    return {name: (statistics.median(times[name] for times in rounds),
-                   statistics.median(times[first] / times[name] for times in rounds)) for name in calls}
-
-
 def devices(wanted):
     """{name: Device} of what is compared; the first is the plain graph's."""
     found = {'plain': Device('cpu'), 'fp32 builtin': Device('cpu'), 'fp32 native': Device('cpu', kernels='native'),
@@ -142,7 +130,7 @@ def main(argv=None):
         bare = {name: Convolution(device, batch, side, n_in, n_out) for name, device in compared.items()}
         for part, what in enumerate(('forward', 'to its input', 'to its kernel')):
             calls = {name: lambda one=one, part=part: one.run(part) for name, one in bare.items()}
-            times, work = in_turn(calls, 5), bare['plain'].work
+            times, work = bench.in_turn(calls, 5), bare['plain'].work
             report(f'convolution {n_in}-{n_out} at {side}x{side}, {what}:', work, times)
             for name, (seconds, _) in times.items():
                 rates.setdefault(name, []).append(work / seconds)
@@ -151,12 +139,13 @@ def main(argv=None):
     graphs = {name: Graph(Plain if name == 'plain' else BSRN, size, device) for name, device in compared.items()}
     lr, hr = (rng.integers(0, 256, (batch, side, side, 3)).astype(np.float32) for side in (PATCH, SCALE * PATCH))
     report('training step', 3 * batch * gflop(size, PATCH, asked.recursions),
-           in_turn({name: lambda one=one: one.train(lr, hr) for name, one in graphs.items()}, asked.runs), training)
+           bench.in_turn({name: lambda one=one: one.train(lr, hr) for name, one in graphs.items()}, asked.runs),
+           training)
     picture = rng.uniform(0, 255, (1, PICTURE, PICTURE, 3)).astype(np.float32)
     for what, outputs in (('ensemble', asked.recursions), ('last', 1)):
         calls = {name: lambda one=one, what=what: one.sr(picture, what) for name, one in graphs.items()}
         calls['plain'] = lambda: graphs['plain'].sr(picture, 'all')  # as the authors' test program has it
-        report(f'inference, {what},', gflop(size, PICTURE, outputs), in_turn(calls, asked.runs), forward)
+        report(f'inference, {what},', gflop(size, PICTURE, outputs), bench.in_turn(calls, asked.runs), forward)
 
 
 if __name__ == '__main__':

@@ -7,7 +7,6 @@ next to each other in time. Peak memory is that of a process of its own for each
 """
 import os
 import re
-import statistics
 import subprocess
 import sys
 
@@ -123,16 +122,6 @@ class Deformable:
         self._session.run(self.parts[part])
 
 
-def in_turn(calls, runs):
-    """{name: (median seconds, median of the ratio of the first one's seconds to these)} of {name: function}."""
-    for call in calls.values():
-        call()
-    rounds = [{name: bench.seconds(call, runs=1, warm_up=0) for name, call in calls.items()} for _ in range(runs)]
-    first = next(iter(calls))
-    return {name: (statistics.median(times[name] for times in rounds),
-                   statistics.median(times[first] / times[name] for times in rounds)) for name in calls}
-
-
 def gflop():
     """Billions of multiplications and additions of all convolutions for one window, and of the deformable ones."""
     both = [0, 0]
@@ -186,7 +175,7 @@ def main(argv=None):
     names, (work, deforming) = compared(asked.only.split(',') if asked.only else []), gflop()
     print(f'TensorFlow {tf.__version__}; a window is {work:.1f} GFLOP, deformable convolutions {deforming / work:.0%}')
     bare = {name: Deformable(name) for name in names if name != 'bf16'}
-    shares = [in_turn({name: lambda one=one, part=part: one.run(part) for name, one in bare.items()}, asked.runs)
+    shares = [bench.in_turn({name: lambda one=one, part=part: one.run(part) for name, one in bare.items()}, asked.runs)
               for part in (0, 1)]
     report('deformable convolutions of a step, forward,', BATCH * deforming, shares[0])
     report('deformable convolutions of a step, forward and gradients,', 3 * BATCH * deforming, shares[1])
@@ -194,7 +183,7 @@ def main(argv=None):
     for what, times, call in (('training step', 3 * BATCH, 'train'), (f'inference of {BATCH} windows', BATCH, 'sr'),
                               ('a frame of a clip, window by window,', 1, 'window'),
                               ('a frame of a clip, features kept,', 1, 'frame')):
-        found = in_turn({name: getattr(one, call) for name, one in graphs.items()}, asked.runs)
+        found = bench.in_turn({name: getattr(one, call) for name, one in graphs.items()}, asked.runs)
         report(what, times * work, found)
         if call == 'train':
             for name in bare:
