@@ -30,13 +30,13 @@ def home(reds, tmp_path):
 
 def run(data, given, out, **keys):
     evaluate.run(configure(**dict({'mode': 'eval', 'data__data_dir': data, 'data__eval_set': 'REDS4', 'device': 'cpu',
-                                   'checkpoint': given, 'output_dir': out, 'solver__kernels': 'builtin'}, **keys)))
+                                   'checkpoint': given, 'output_dir': out, 'solver__kernels': 'auto'}, **keys)))
     return json.loads((out / 'metrics.json').read_text())
 
 
 @pytest.fixture(scope='module')
 def upscale(checkpoint):
-    return upscaler.load(checkpoint, kernels='builtin')
+    return upscaler.load(checkpoint)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from common import images
 
 @pytest.fixture(scope='module')
 def upscale(checkpoint):
-    return upscaler.load(checkpoint, kernels='builtin')
+    return upscaler.load(checkpoint)
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def by_shots(upscale, frames, *lengths):
 def test_run_infer_on_a_folder_with_a_cut(upscale, checkpoint, frames, tmp_path):
     put(tmp_path / 'my frames', frames)
     done = call('bash', ROOT / 'run_infer.sh', 'my frames', 'big', f'--checkpoint={checkpoint}', '--device=cpu', '--',
-                'solver.kernels', 'builtin', folder=tmp_path)  # relative to where the user is
+                folder=tmp_path)  # relative to where the user is
     said = done.stdout + done.stderr
     assert done.returncode == 0 and not re.search('Traceback|WARNING|tensorflow:|oneDNN|cpu_feature_guard', said), said
     assert re.search(r'^Inference time: [\d.]+ ms/image', done.stdout, re.MULTILINE) and 'upscale: 8/8 frames' in said

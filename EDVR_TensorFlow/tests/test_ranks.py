@@ -78,9 +78,8 @@ def test_a_signal_saves_and_ends_all_ranks(job, out):
     assert not ranks_of(out) and 'has gone' not in output + errors
 
 
-@pytest.mark.parametrize('killed', [0, 1])
-def test_a_killed_rank_ends_the_job_in_a_minute(killed, job, out):
-    ranks, began = ranks_of(out), time.time()
+def test_a_killed_rank_ends_the_job_in_a_minute(job, out):
+    ranks, began, killed = ranks_of(out), time.time(), 1  # BSRN's tests kill rank 0 of the same common/tf/ranks.py
     assert set(ranks) == {0, 1}
     os.kill(ranks[killed], signal.SIGKILL)
     output, errors = job.communicate(timeout=60)
