@@ -15,7 +15,7 @@ from common.resize import imresize
 from common.tf import frozen as shared
 from import_weights import add_overrides, overrides, read_weights
 from models.bsrn import scale_list
-from models.checkpoint import ENDINGS, show
+from models.checkpoint import show
 from models.frozen import INPUT, OUTPUT, frozen, run_file, write_saved_model
 from models.restored import restored
 from models.session_config import open_device
@@ -59,15 +59,7 @@ def compare(exported, upscale, photo):
 
 
 def destination(options):
-    """(extension of KINDS, path to write). ValueError: an extension that means nothing, a folder that is taken."""
-    path = options.output or ENDINGS.sub('', options.checkpoint.rstrip('/')) + '.pb'
-    extension = '' if path.endswith('/') else os.path.splitext(path)[1].lower()
-    if extension not in KINDS:
-        raise ValueError(f'--output={path}: expected a name in .pb (frozen graph) or .onnx, or that of a new folder, '
-                         'without an extension or with a / at its end, for a SavedModel')
-    if not extension and os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path)):
-        raise ValueError(f'--output={path}: is there already; a SavedModel needs a folder of its own')
-    return extension, path
+    return shared.destination('--output=', options.output, options.checkpoint)
 
 
 def prepare(extension, scales, known, checkpoint):

@@ -148,8 +148,13 @@ def configured(config):
 
 def _restored(checkpoint, device, size, memory, impl='auto'):
     weights, found, _ = read_weights(checkpoint, size)
+    return with_weights(weights, found, device, memory, impl)
+
+
+def with_weights(weights, size, device, memory=MEMORY, impl='auto'):
+    """The Upscaler of {name: array}; size: keyword arguments of EDVR; impl: as Device.layers() has it."""
     with tf.Graph().as_default() as graph:
-        network = EDVR(**found, conv=device.layers(impl))
+        network = EDVR(**size, conv=device.layers(impl))
         session = device.session(graph)
         assign(session, network.variables, weights)
     return Upscaler(network, session, memory)

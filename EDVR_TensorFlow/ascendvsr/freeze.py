@@ -14,13 +14,12 @@ import os
 import numpy as np
 
 import upscaler
-from ascendcv.runner.sess_config import tf
+from ascendcv.runner.sess_config import open_device, tf
 from ascendvsr.models.edvr import EDVR, SCALE
 from common import checkpoints, images
 from common.metrics import psnr
 from common.resize import imresize
 from common.tf import frozen as files
-from common.tf.checkpoint import ENDINGS
 from import_weights import read_weights
 
 INPUT, OUTPUT = 'L_input', 'SR_output'
@@ -94,15 +93,7 @@ def compare(exported, upscale, photo, data, dimensions):
 
 
 def destination(config):
-    """(extension of KINDS, path to write). ValueError: an extension that means nothing, a folder that is taken."""
-    path = config.output or ENDINGS.sub('', (config.checkpoint or config.output_dir).rstrip('/')) + '.pb'
-    extension = '' if path.endswith('/') else os.path.splitext(path)[1].lower()
-    if extension not in KINDS:
-        raise ValueError(f'output {path}: expected a name in .pb (frozen graph) or .onnx, or that of a new folder, '
-                         'without an extension or with a / at its end, for a SavedModel')
-    if not extension and os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path)):
-        raise ValueError(f'output {path}: is there already; a SavedModel needs a folder of its own')
-    return extension, path
+    return files.destination('output ', config.output, config.checkpoint or config.output_dir)
 
 
 def check(data, extension, size):
@@ -122,10 +113,11 @@ def run(config):
     """Mode freeze. Raises ValueError for what cannot be frozen, or where the file gives something else."""
     extension, output = destination(config)
     print('[INFO] Loading trained model ...')
-    source = config.checkpoint or config.output_dir
-    weights, size, _ = read_weights(source, {'compat': config.edvr.compat, 'upsampling': config.edvr.upsampling})
+    weights, size, _ = read_weights(config.checkpoint or config.output_dir,
+                                    {'compat': config.edvr.compat, 'upsampling': config.edvr.upsampling})
     check(config.data, extension, size)
-    upscale, photo = upscaler.load(source, kernels='builtin', size=size), images.read(PHOTO, channels=3)
+    upscale = upscaler.with_weights(weights, size, open_device('cpu', kernels='builtin'))
+    photo = images.read(PHOTO, channels=3)
     print('[INFO] Model loaded success.')
     dimensions = config.model.input_format_dimension
     graph_def = frozen(size, weights, config.data.eval_batch_size, tuple(config.data.eval_in_size), dimensions,

@@ -8,6 +8,7 @@ import shutil
 
 import tensorflow.compat.v1 as tf
 
+from common.tf.checkpoint import ENDINGS
 from common.tf.devices import base_config
 
 OPSET = 17  # of ONNX
@@ -51,6 +52,22 @@ def run_file(path, inputs, output):
         else:
             tf.saved_model.load(session, ['serve'], path)
     return lambda *arrays: session.run(f'{output}:0', {f'{name}:0': array for name, array in zip(inputs, arrays)})
+
+
+def destination(option, output, checkpoint):
+    """(extension: '.pb', '.onnx', or '' for a SavedModel, path to write); output '': a .pb beside the checkpoint.
+
+    option: how a message begins that names the output. ValueError: an extension that means nothing, a folder that is
+    taken.
+    """
+    path = output or ENDINGS.sub('', checkpoint.rstrip('/')) + '.pb'
+    extension = '' if path.endswith('/') else os.path.splitext(path)[1].lower()
+    if extension not in ('.pb', '.onnx', ''):
+        raise ValueError(f'{option}{path}: expected a name in .pb (frozen graph) or .onnx, or that of a new folder, '
+                         'without an extension or with a / at its end, for a SavedModel')
+    if not extension and os.path.lexists(path) and not (os.path.isdir(path) and not os.listdir(path)):
+        raise ValueError(f'{option}{path}: is there already; a SavedModel needs a folder of its own')
+    return extension, path
 
 
 def need_onnx():
