@@ -15,10 +15,10 @@ from mindspore import Tensor, nn
 
 from common import checkpoints, cli, images
 from common.metrics import psnr
+from common.ms.devices import available
 from common.resize import imresize
 from infer_310 import Mindir, show
 from src.args import chosen_scale, scales
-from src.context import available
 from src.model import weights_of
 from upscaler import load
 

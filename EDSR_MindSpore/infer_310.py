@@ -17,8 +17,9 @@ from mindspore.train.mind_ir_pb2 import ModelProto, TensorProto
 from common import cli
 from common.datasets import find_benchmark
 from common.evaluation import evaluate
+from common.ms.devices import KINDS
 from common.tiles import is_out_of_memory, tiled
-from src.context import KINDS, open_device
+from src.context import open_device
 from src.metrics import protocols
 from src.model import SCALES
 

@@ -8,11 +8,12 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
+from common.ms.devices import KERNELS, KINDS
+from common.ms.kernels import lacked_memory
 from common.tiles import self_ensemble, tiled
 from import_weights import agree, read_weights
-from src.context import KERNELS, KINDS, open_device
+from src.context import open_device
 from src.model import EDSR, load_weights
-from src.native import lacked_memory
 
 MEMORY = 8e9  # bytes that upscaling by tiles may take, about
 
@@ -72,7 +73,7 @@ def load(checkpoint, *, scale=None, device='cpu', device_id=0, kernels='auto', r
     """The Upscaler of a checkpoint: ours, the ports', the authors' or BasicSR's; size and scale are read from it.
 
     scale: when given, must be the checkpoint's. device: 'cpu', 'gpu', 'npu' or 'auto'; device_id: its index.
-    kernels: of the convolutions (src/context.py). res_scale: where the file does not say it (import_weights.py).
+    kernels: of the convolutions (common/ms/devices.py). res_scale: where the file does not say it (import_weights.py).
     size: (argument of EDSR, value or None) that the file must agree with.
     Raises ValueError for a file that is no EDSR, or of another scale or size.
     """

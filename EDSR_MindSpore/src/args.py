@@ -7,8 +7,8 @@ import math
 import re
 
 from common import cli
+from common.ms.devices import KERNELS, KINDS
 from common.patches import default_cache_dir
-from src.context import KERNELS, KINDS
 from src.model import SCALES
 from src.precision import LEVELS
 

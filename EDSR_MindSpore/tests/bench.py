@@ -13,9 +13,9 @@ import torch
 from mindspore import Tensor, nn, ops
 
 from common import bench, cli
+from common.ms.kernels import Operator, open_library
 from src.context import open_device
 from src.model import RGB_MEAN
-from src.native import Operator, open_library
 from train import build, parse
 
 SCALE, PATCH, PICTURE, CHANNELS = 2, 48, 256, 64  # PATCH, PICTURE: LR sides, pixels; CHANNELS of the bare convolutions

@@ -1,13 +1,14 @@
 """The device file: what it chooses, how ranks find each other; the NPU's branches with recorded stand-ins."""
 import os
 import sys
-from types import SimpleNamespace
 
 import mindspore as ms
 import numpy as np
 import pytest
 from mindspore import Parameter, Tensor, log
 
+from common.ms import devices
+from common.ms.kernels import native_convolution
 from src import context
 from src.model import builtin_convolution
 
@@ -35,52 +36,52 @@ def calls(monkeypatch):
             raise RuntimeError("The 'mindspore.set_device' can not be modified.")
         recorded.append(('set_device', target, device_id))
     target_and_id = {}
-    monkeypatch.setattr(context.ms, 'set_device', set_device)
-    monkeypatch.setattr(context.ms, 'set_auto_parallel_context', record('parallel'))
-    monkeypatch.setattr(context, 'init', record('init'))
-    monkeypatch.setattr(context, 'get_rank', lambda: 1)
-    monkeypatch.setattr(context, 'get_group_size', lambda: 2)
-    monkeypatch.setattr(context, 'wait_for_scheduler', record('wait'))
-    monkeypatch.setattr(context.subprocess, 'Popen', lambda command, env, **_: recorded.append((command, env)))
+    monkeypatch.setattr(devices.ms, 'set_device', set_device)
+    monkeypatch.setattr(devices.ms, 'set_auto_parallel_context', record('parallel'))
+    monkeypatch.setattr(devices, 'init', record('init'))
+    monkeypatch.setattr(devices, 'get_rank', lambda: 1)
+    monkeypatch.setattr(devices, 'get_group_size', lambda: 2)
+    monkeypatch.setattr(devices, 'wait_for_scheduler', record('wait'))
+    monkeypatch.setattr(devices.subprocess, 'Popen', lambda command, env, **_: recorded.append((command, env)))
     return recorded
 
 
 def test_cpu_is_there_and_others_are_refused_with_the_remedy(capfd):
-    assert context.open_device('auto') == context.open_device('cpu') == context.Device('cpu')
+    assert devices.open_device('auto') == devices.open_device('cpu') == devices.Device('cpu')
     assert ms.get_context('mode') == ms.GRAPH_MODE
     Tensor([1.0]) + 1
-    assert context.open_device('cpu') == context.Device('cpu')
+    assert devices.open_device('cpu') == devices.Device('cpu')
     for kind, needed in (('npu', 'CANN'), ('gpu', 'MindSpore built for it')):
         with pytest.raises(ValueError, match=f'--device={kind}: .*{needed}.*--device=cpu'):
-            context.open_device(kind)
+            devices.open_device(kind)
     with pytest.raises(ValueError, match="unknown device 'tpu'; known: auto, cpu, gpu, npu"):
-        context.open_device('tpu')
+        devices.open_device('tpu')
     assert capfd.readouterr() == ('', '')  # MindSpore itself would name every missing library
 
 
 def test_auto_prefers_the_npu(monkeypatch):
-    monkeypatch.setattr(context.glob, 'glob', lambda _: ['there'])
-    monkeypatch.setattr(context, 'available', lambda *_: True)
-    assert context.choose('auto') == 'npu'
-    monkeypatch.setattr(context, 'available', lambda kind, _: kind == 'gpu')
-    assert context.choose('auto') == 'gpu'
+    monkeypatch.setattr(devices.glob, 'glob', lambda _: ['there'])
+    monkeypatch.setattr(devices, 'available', lambda *_: True)
+    assert devices.choose('auto') == 'npu'
+    monkeypatch.setattr(devices, 'available', lambda kind, _: kind == 'gpu')
+    assert devices.choose('auto') == 'gpu'
 
 
 def test_one_npu(calls, environment):
     environment['DEVICE_ID'] = '5'  # of a launcher of several; --device_id is asked of this one
-    assert context.open_device('npu', 3) == context.Device('npu')
+    assert devices.open_device('npu', 3) == devices.Device('npu')
     assert calls == [('set_device', 'Ascend', 3)]
 
 
 def test_a_device_may_be_opened_again(calls, monkeypatch):
     """MindSpore refuses to set a device once it has run something, even the one that it has."""
-    monkeypatch.setattr(context.ms, 'get_context', {'device_target': 'Ascend', 'device_id': 3}.get)
-    assert context.open_device('npu', 3) == context.Device('npu') and calls == []
+    monkeypatch.setattr(devices.ms, 'get_context', {'device_target': 'Ascend', 'device_id': 3}.get)
+    assert devices.open_device('npu', 3) == devices.Device('npu') and calls == []
 
 
 def test_npus_of_a_rank_table(calls, environment):
     environment.update(RANK_TABLE_FILE='table.json', RANK_ID='1', RANK_SIZE='2', DEVICE_ID='6')
-    assert context.open_device('npu', join=True) == context.Device('npu', 1, 2)
+    assert devices.open_device('npu', join=True) == devices.Device('npu', 1, 2)
     assert calls == [('set_device', 'Ascend', 6), ('init',), (
         'parallel', ('device_num', 2), ('global_rank', 1), ('gradients_mean', True),
         ('parallel_mode', ms.ParallelMode.DATA_PARALLEL))]
@@ -89,14 +90,14 @@ def test_npus_of_a_rank_table(calls, environment):
 
 def test_ranks_of_msrun(calls, environment):
     environment.update(MS_ROLE='MS_WORKER', MS_WORKER_NUM='2', MS_SCHED_HOST='here', MS_SCHED_PORT='8118')
-    assert context.open_device('npu', join=True) == context.Device('npu', 1, 2)
+    assert devices.open_device('npu', join=True) == devices.Device('npu', 1, 2)
     assert calls[:3] == [('set_device', 'Ascend', None), ('wait', 'here', 8118), ('init',)]
 
 
 def test_the_scheduler_of_msrun(calls, environment):
     environment.update(MS_ROLE='MS_SCHED', MS_WORKER_NUM='2', MS_SCHED_HOST='here', MS_SCHED_PORT='8118')
     with pytest.raises(SystemExit) as end:
-        context.open_device('cpu', join=True)
+        devices.open_device('cpu', join=True)
     assert calls[-1] == ('init',) and not end.value.code
 
 
@@ -106,11 +107,11 @@ def test_ranks_of_a_launcher(rank, calls, environment, monkeypatch):
     monkeypatch.setattr(os, 'sched_getaffinity', lambda _: range(6), raising=False)
     environment.pop('OMP_NUM_THREADS', None)
     environment.update(RANK=str(rank), WORLD_SIZE='2', MASTER_ADDR='127.0.0.1', MASTER_PORT='2345', RANK_TABLE_FILE='x')
-    assert context.open_device('cpu', join=True).world_size == 2
+    assert devices.open_device('cpu', join=True).world_size == 2
     started = [call for call in calls if isinstance(call[0], list)]
     assert len(started) == (rank == 0)  # rank 0 starts the scheduler
     if started:
-        assert started[0][0] == [sys.executable, '-m', 'src.context'] and started[0][1]['MS_ROLE'] == 'MS_SCHED'
+        assert started[0][0] == [sys.executable, '-m', 'common.ms.devices'] and started[0][1]['MS_ROLE'] == 'MS_SCHED'
     assert ('wait', '127.0.0.1', 2345) in calls and calls[-2] == ('init',)
     assert environment['MS_ROLE'] == 'MS_WORKER' and environment['MS_NODE_ID'] == str(rank)
     assert environment['OMP_NUM_THREADS'] == '3'
@@ -118,9 +119,9 @@ def test_ranks_of_a_launcher(rank, calls, environment, monkeypatch):
 
 def test_without_join_ranks_do_not_meet(calls, environment):
     environment.update(RANK='0', WORLD_SIZE='2')
-    assert context.open_device('cpu') == context.Device('cpu')
+    assert devices.open_device('cpu') == devices.Device('cpu')
     environment['WORLD_SIZE'] = '1'
-    assert context.open_device('cpu', join=True) == context.Device('cpu')
+    assert devices.open_device('cpu', join=True) == devices.Device('cpu')
     assert ('init',) not in calls
 
 
@@ -129,24 +130,24 @@ def test_without_join_ranks_do_not_meet(calls, environment):
 def test_half_an_environment_is_refused(given, missing, calls, environment):
     environment.update(given, RANK_SIZE='8')
     with pytest.raises(ValueError, match=f'8 ranks, but {missing} is not set.*train_full_8p.sh'):
-        context.open_device('cpu', join=True)
+        devices.open_device('cpu', join=True)
 
 
 def test_ranks_must_agree(monkeypatch):
-    monkeypatch.setattr(context, 'Broadcast', lambda: lambda _: Tensor([4.0]))  # rank 0 has 4
-    context.Device('cpu', 1, 3).agree(4, 'step')
+    monkeypatch.setattr(devices, 'Broadcast', lambda: lambda _: Tensor([4.0]))  # rank 0 has 4
+    devices.Device('cpu', 1, 3).agree(4, 'step')
     with pytest.raises(ValueError, match='rank 1 has step 3, rank 0 4'):
-        context.Device('cpu', 1, 3).agree(3, 'step')
+        devices.Device('cpu', 1, 3).agree(3, 'step')
 
 
 def test_no_scheduler(monkeypatch):
-    monkeypatch.setattr(context.time, 'time', iter(range(0, 1000, 50)).__next__)
+    monkeypatch.setattr(devices.time, 'time', iter(range(0, 1000, 50)).__next__)
     with pytest.raises(ValueError, match='no scheduler answers at 127.0.0.1:1;'):
-        context.wait_for_scheduler('127.0.0.1', 1)
+        devices.wait_for_scheduler('127.0.0.1', 1)
 
 
 def test_one_rank_needs_no_exchange():
-    device = context.Device('cpu')
+    device = devices.Device('cpu')
     parameter = Parameter(Tensor(np.arange(3, dtype=np.float32)), name='weight')
     device.share([parameter])
     device.agree(3, 'step')
@@ -156,6 +157,7 @@ def test_one_rank_needs_no_exchange():
 
 def test_convolution(monkeypatch, capsys):
     cpu, npu = context.Device('cpu'), context.Device('npu')
+    assert context.open_device('cpu') == cpu
     assert cpu.convolution('builtin') is builtin_convolution and npu.convolution() is builtin_convolution
     with pytest.raises(ValueError, match='native: written for the CPU, not for npu'):
         npu.convolution('native')
@@ -164,10 +166,9 @@ def test_convolution(monkeypatch, capsys):
 
     def broken():
         raise ValueError('no C++ compiler')
-    native = SimpleNamespace(open_library=lambda: None, native_convolution='ours')
-    monkeypatch.setitem(sys.modules, 'src.native', native)
-    assert cpu.convolution() == cpu.convolution('native') == 'ours'
-    native.open_library = broken
+    monkeypatch.setattr(devices, 'open_library', lambda: 'compiled')
+    assert cpu.convolution() is cpu.convolution('native') is native_convolution
+    monkeypatch.setattr(devices, 'open_library', broken)
     assert cpu.convolution() is builtin_convolution
     assert "MindSpore's own convolutions are used: no C++ compiler" in capsys.readouterr().out
     with pytest.raises(ValueError, match='no C'):
@@ -179,11 +180,11 @@ def test_the_log_of_mindspore(monkeypatch, environment, capsys):
     logger = log._get_logger()
     before = logger.level
     try:
-        context.quiet()
+        devices.quiet()
         assert environment['GLOG_v'] == '3' and logger.level == 40
     finally:
         logger.setLevel(before)
     assert capsys.readouterr().err == ''
-    monkeypatch.setattr(context.ms, '__version__', '2.10.0rc1')
-    context.quiet()
+    monkeypatch.setattr(devices.ms, '__version__', '2.10.0rc1')
+    devices.quiet()
     assert 'warning: MindSpore 2.10.0rc1: its convolutions on a CPU' in capsys.readouterr().err

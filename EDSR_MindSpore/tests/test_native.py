@@ -11,9 +11,9 @@ import pytest
 from mindspore import Tensor, nn, ops
 
 from common import native
+from common.ms.kernels import NativeConvolution, native_convolution, open_library
 from src.context import Device, open_device
 from src.model import EDSR, builtin_convolution, load_weights, weights_of
-from src.native import NativeConvolution, native_convolution, open_library
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -91,7 +91,7 @@ import resource
 import numpy as np
 from mindspore import Tensor
 from src.context import open_device
-from src.native import lacked_memory
+from common.ms.kernels import lacked_memory
 layer, x = open_device('cpu').convolution('native')(1024, 1024), Tensor(np.ones((1, 1024, 4, 4), np.float32))
 layer(x).asnumpy()
 with open('/proc/self/statm') as file:

@@ -53,7 +53,7 @@ def schedulers(port):
     for pid in filter(str.isdigit, os.listdir('/proc')):
         try:
             with open(f'/proc/{pid}/cmdline', 'rb') as file, open(f'/proc/{pid}/environ', 'rb') as variables:
-                if b'src.context' in file.read() and b'MS_SCHED_PORT=' + port in variables.read():
+                if b'common.ms.devices' in file.read() and b'MS_SCHED_PORT=' + port in variables.read():
                     found.append(int(pid))
         except OSError:
             continue

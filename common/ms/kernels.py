@@ -1,6 +1,7 @@
-"""EDSR's 3x3 convolution by our own CPU kernels, those of common/native.py, as MindSpore's custom operators.
+"""Our own CPU kernels, those of common/native.py, as MindSpore's custom operators.
 
-    network = EDSR(scale=2, conv=native_convolution)
+    layer = kernels.native_convolution(n_in, n_out)
+    y = kernels.Operator(kernels.open_library())(x, weight, bias)
 """
 import errno
 

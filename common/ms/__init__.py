@@ -1,0 +1,1 @@
+"""What the MindSpore directories share, in GRAPH mode. Nothing else imports it."""
