@@ -15,11 +15,11 @@ from mindspore import Tensor, nn
 
 from common import checkpoints, cli, images
 from common.metrics import psnr
+from common.ms.checkpoint import weights_of
 from common.ms.devices import available
 from common.resize import imresize
 from infer_310 import Mindir, show
 from src.args import chosen_scale, scales
-from src.model import weights_of
 from upscaler import load
 
 TOLERANCE = 0.01  # dB

@@ -8,33 +8,23 @@ Turns released EDSR weights into a checkpoint of this directory. Five dialects a
     rewrite   the later MindSpore one's *.ckpt: norm, de_norm, tail.0.up; that order too, and a network for 0..1
     ours      checkpoints of train.py; upscaler.py and eval.py read all five directly
 """
-import binascii
-import contextlib
 import hashlib
 import math
 import os
 import re
 
-import mindspore as ms
 import numpy as np
-from google.protobuf.message import DecodeError
 from mindspore import Tensor
-from mindspore.train.checkpoint_pb2 import Checkpoint
 
-from common import checkpoints, cli, files
+from common import cli
+from common.ms import checkpoint
 from src.model import RGB_MEAN, shapes_of, size_of
 
-CONTAINERS = ('params_ema', 'params', 'model', 'state_dict', 'network')
-PREFIXES = ('module.', 'model.', 'net.', 'network.')
-OPTIMISER = ('moment1.', 'moment2.', 'moments.', 'accum.', 'stat.')  # Adam, Momentum, SGD
-TYPES = {'Float16': 'f2', 'Float32': 'f4', 'Float64': 'f8', 'Int32': 'i4', 'Int64': 'i8', 'Bool': '?',
-         'BFloat16': 'u2'}  # numpy has no such type
 BLOCK = ((r'body\.(\d+)\.conv1\.', r'body.\1.body.0.'), (r'body\.(\d+)\.conv2\.', r'body.\1.body.2.'))
 BASICSR = ((r'conv_first\.', 'head.0.'), *BLOCK, (r'upsample\.', 'tail.0.'), (r'conv_last\.', 'tail.1.'))
 REWRITE = (*BLOCK, (r'tail\.0\.up\.', 'tail.0.'))
 PORT, PORT_X4 = (((rf'tail\.{last}\.', 'tail.1.'), (r'tail\.', 'tail.0.')) for last in (2, 4))
 NORMS = ('norm.weight', 'norm.bias', 'de_norm.weight', 'de_norm.bias')
-HARMLESS = 1 << 30  # bytes of weights that a smaller file may claim: six times the largest EDSR's
 LARGE = 256  # features from which on the authors' networks have a res_scale of 0.1
 
 
@@ -45,156 +35,30 @@ def read_weights(path, res_scale=None):
     features, else 1), and a note is printed. Raises ValueError naming the file and what it holds instead, or what is
     missing, extra, or of another shape, or a res_scale that is not the file's.
     """
-    content = load_file(path)
+    content = checkpoint.load_file(path)
     try:
-        dialect, weights = _translate(_tensors(content, os.path.getsize(path)))
-        size, own = _size(weights), _number(content, 'res_scale')
+        dialect, weights = _translate(checkpoint.tensors(content, os.path.getsize(path)))
+        size, own = _size(weights), checkpoint.number(content, 'res_scale')
         if own is not None:
-            dialect, size['rgb_range'] = 'ours', _number(content, 'rgb_range') or size['rgb_range']
+            dialect, size['rgb_range'] = 'ours', checkpoint.number(content, 'rgb_range') or size['rgb_range']
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
     expected = shapes_of(size['scale'], size['n_resblocks'], size['n_feats'])
-    problems = [f'missing {n}' for n in expected if n not in weights]
-    problems += [f'extra {n}' for n in weights if n not in expected]
-    problems += [f'{n} is {weights[n].shape}, expected {shape}' for n, shape in expected.items()
-                 if n in weights and weights[n].shape != shape]
+    problems = checkpoint.misfits(weights, expected)
     if problems:
-        raise ValueError(f'{path}: {dialect} EDSR weights that do not fit EDSR({_say(size)}): ' + _some(problems))
+        raise ValueError(f'{path}: {dialect} EDSR weights that do not fit EDSR({_say(size)}): {problems}')
     size['res_scale'] = _res_scale(path, own, res_scale, size['n_feats'])
     return {name: np.ascontiguousarray(weights[name]) for name in expected}, size, dialect
-
-
-def load_file(path):
-    """{name: numpy array, torch tensor, text or dict}: what a .ckpt, .pt, .pth or .safetensors file holds, by content.
-
-    No code in it is run. Raises ValueError naming the file when it is damaged, of another kind or holds more than
-    numbers.
-    """
-    with open(path, 'rb') as file:
-        begin = file.read(2)
-    if os.path.splitext(path)[1] == '.safetensors':
-        content = _load_safetensors(path)
-    elif begin[:1] == b'\n':  # protobuf: the first field, of variable length
-        content = load_checkpoint(path)
-    elif begin == b'PK' or begin[:1] == b'\x80':  # zip, pickle
-        content = _load_torch(path)
-    else:
-        raise ValueError(f'{path}: ' + ('no checkpoint of MindSpore or PyTorch' if begin else 'an empty file'))
-    if not isinstance(content, dict):
-        raise ValueError(f'{path}: holds no weights by name; expected an EDSR (README, Weights)')
-    return content
-
-
-def load_checkpoint(path):
-    """{name: numpy array, or text} of a MindSpore checkpoint. Raises ValueError naming the file when it is damaged.
-
-    MindSpore's own reader trusts the shapes that a file claims, and writes beyond its memory when they are wrong.
-    """
-    with open(path, 'rb') as file:
-        content = file.read()
-    if content[-17:-10] == b'crc_num':  # save_checkpoint(crc_check=True)
-        content, sum_of_it = content[:-17], int.from_bytes(content[-10:], 'big')
-        if binascii.crc32(content) != sum_of_it:
-            raise ValueError(f'{path}: damaged: its checksum is wrong')
-    try:
-        parts = {}
-        for entry in Checkpoint.FromString(content).value:  # a large tensor comes in several
-            parts.setdefault(entry.tag, []).append(entry.tensor)
-        return {name: _array(tensors) for name, tensors in parts.items()}
-    except (DecodeError, ValueError, KeyError) as error:
-        raise ValueError(f'{path}: damaged, or not a checkpoint of MindSpore ({error})') from None
-
-
-def _array(tensors):
-    data, kind, dims = b''.join(t.tensor_content for t in tensors), tensors[0].tensor_type, list(tensors[0].dims)
-    if kind == 'str':
-        return data.decode('utf-32-le').rstrip('\0')  # an empty text is one 0
-    if kind not in TYPES:
-        raise ValueError(f'numbers of type {kind}; known: {", ".join(TYPES)}')
-    values = np.frombuffer(data, TYPES[kind]).reshape([] if dims == [0] else dims)
-    return (values.astype('u4') << 16).view('f4') if kind == 'BFloat16' else values  # the upper half of a float32
-
-
-def save_checkpoint(path, values, more, keep=1):
-    """Write what load_checkpoint reads: atomic, with a checksum; `keep` - 1 earlier versions stay beside it.
-
-    values: [{'name': ..., 'data': Parameter or Tensor}]; more: {name: number or text}, among them the network's
-    `res_scale` and `rgb_range`. Raises OSError as common.checkpoints.save does.
-    """
-    more = {name: Tensor(value, ms.float64) if isinstance(value, float) else value  # MindSpore would make it float32
-            for name, value in more.items()}
-
-    def write(temporary):
-        half = files.temporary(path, '.tmp')  # of MindSpore, which renames in turn; removes those of killed runs
-        try:
-            ms.save_checkpoint(values, temporary, append_dict=more, crc_check=True)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(half)
-        os.chmod(temporary, 0o644)  # MindSpore makes it readable for its owner alone
-    checkpoints.save(path, write, keep)
-
-
-def _load_torch(path):
-    try:
-        import torch
-    except ImportError:
-        raise ValueError(f'{path}: a file of PyTorch, and PyTorch is not installed: pip install torch') from None
-    try:
-        return torch.load(path, map_location='cpu', weights_only=True)
-    except Exception as error:  # a damaged file raises anything in the unpickler
-        more = 'weights_only' in str(error) or 'Unsupported' in str(error)
-        raise ValueError(f'{path}: ' + ('it holds more than numbers, and reading that could run code; refused' if more
-                         else f'damaged, or not a file of PyTorch ({type(error).__name__})')) from None
-
-
-def _load_safetensors(path):
-    try:
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file as load_safetensors
-    except ImportError:
-        raise ValueError(f'{path}: safetensors is not installed: pip install safetensors') from None
-    try:
-        return load_safetensors(path)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise ValueError(f'{path}: damaged, or not a file of safetensors ({type(error).__name__})') from None
-
-
-def _tensors(content, file_size):
-    """{name: float32 array}: the weights inside the containers that training programs write, without what is the
-    optimiser's, and without the prefixes of wrappers.
-    """
-    for _ in range(3):
-        inner = next((content[c] for c in CONTAINERS if isinstance(content.get(c), dict)), None)
-        content = content if inner is None else inner
-    found = {name: value for name, value in content.items() if isinstance(name, str) and hasattr(value, 'shape')
-             and '.' in name and not name.startswith(OPTIMISER)}  # counters and rates have no dot
-    if not found:
-        raise ValueError('holds no weights by name; expected an EDSR (README, Weights)')
-    claimed = sum(math.prod(value.shape) * value.dtype.itemsize for value in found.values()
-                  if not isinstance(value, np.ndarray))
-    if claimed > max(file_size, HARMLESS):  # PyTorch can repeat a number without storing it
-        raise ValueError(f'damaged: it claims {claimed:,} bytes of weights and has {file_size:,} in all')
-    while all(name.startswith(PREFIXES) for name in found):
-        found = {name.split('.', 1)[1]: value for name, value in found.items()}
-    return {name: _float32(value) for name, value in found.items()}
-
-
-def _float32(value):
-    try:
-        return (value if isinstance(value, np.ndarray) else value.detach().float().numpy()).astype('f4', copy=False)
-    except (TypeError, RuntimeError) as error:
-        raise ValueError(f'holds a tensor that is no plain array of numbers ({error})') from None
 
 
 def _translate(tensors):
     """(dialect, arrays under our names and in our order); ValueError for what is not an EDSR."""
     other = _other(tensors)
     if other:
-        raise ValueError(f'this is {other}, not an EDSR; it begins with ' + _some(list(tensors), 4))
+        raise ValueError(f'this is {other}, not an EDSR; it begins with ' + checkpoint.some(list(tensors), 4))
     empty = [name for name, value in tensors.items() if not value.shape or 0 in value.shape]
     if empty:
-        raise ValueError('no numbers in ' + _some(empty))
+        raise ValueError('no numbers in ' + checkpoint.some(empty))
     if 'conv_first.weight' in tensors:
         blocks = sum(name.endswith('.conv1.weight') for name in tensors)
         return 'BasicSR', _with_means(_renamed(tensors, (*BASICSR, (r'conv_after_body\.', f'body.{blocks}.'))))
@@ -237,7 +101,7 @@ def _for_255(tensors):
     """norm and de_norm (x * weight + bias, weight 1/255 and 255) as mean shifts, and head and tail that do the rest."""
     missing = [name for name in (*NORMS, 'head.0.weight', 'tail.1.weight', 'tail.1.bias') if name not in tensors]
     if missing:
-        raise ValueError('missing ' + _some(missing))
+        raise ValueError('missing ' + checkpoint.some(missing))
     factor_in, shift_in, factor_out, shift_out = (tensors[name].reshape(3) for name in NORMS)
     weights = {name: value for name, value in tensors.items() if name not in NORMS}
     weights['head.0.weight'] = weights['head.0.weight'] * factor_in.reshape(3, 1, 1)
@@ -271,27 +135,11 @@ def _size(weights):
     return size
 
 
-def _number(content, name):
-    """The number of that name that our own checkpoints hold, or None."""
-    value = content.get(name)
-    if not isinstance(value, np.ndarray) or value.size != 1 or value.dtype.kind not in 'fi':
-        return None
-    number = float(str(value.reshape(())[()]))  # of a float32 the shortest number: 0.1, not 0.10000000149
-    if not 0 < number < math.inf:
-        raise ValueError(f'{name} is {number:g} in it, expected a positive number')
-    return number
-
-
-def agree(one, other):
-    """Whether two sizes, factors or ranges are the same, as far as a float32 can tell."""
-    return math.isclose(one, other, rel_tol=1e-5)
-
-
 def _res_scale(path, own, given, n_feats):
     if given is not None and not 0 < given < math.inf:
         raise ValueError(f'--res_scale={given:g}: expected a positive number')
     if own is not None:
-        if given is not None and not agree(given, own):
+        if given is not None and not checkpoint.agree(given, own):
             raise ValueError(f'{path}: a network of res_scale {own:g}, not {given:g}; leave --res_scale out, or choose '
                              'another checkpoint')
         return own
@@ -300,10 +148,6 @@ def _res_scale(path, own, given, n_feats):
         print(f'note: {path} does not say its res_scale; {given:g} is taken, as the authors have it for {n_feats} '
               'features (else: --res_scale)', flush=True)
     return given
-
-
-def _some(items, count=6):
-    return ', '.join(items[:count]) + (f' and {len(items) - count} more' if len(items) > count else '')
 
 
 def _say(size):
@@ -315,8 +159,8 @@ def import_file(source, output, res_scale=None):
     with open(source, 'rb') as file:
         digest = hashlib.sha256(file.read()).hexdigest()
     weights, size, dialect = read_weights(source, res_scale)
-    save_checkpoint(output, [{'name': name, 'data': Tensor(value)} for name, value in weights.items()],
-                    {name: size[name] for name in ('res_scale', 'rgb_range')})
+    checkpoint.save_checkpoint(output, [{'name': name, 'data': Tensor(value)} for name, value in weights.items()],
+                               {name: size[name] for name in ('res_scale', 'rgb_range')})
     print(f'{source}: {dialect} weights, EDSR({_say(size)}), sha256 {digest}')
     print(f'written to {output}')
 

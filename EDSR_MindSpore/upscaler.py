@@ -8,12 +8,13 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn
 
+from common.ms.checkpoint import agree, load_weights
 from common.ms.devices import KERNELS, KINDS
 from common.ms.kernels import lacked_memory
 from common.tiles import self_ensemble, tiled
-from import_weights import agree, read_weights
+from import_weights import read_weights
 from src.context import open_device
-from src.model import EDSR, load_weights
+from src.model import EDSR
 
 MEMORY = 8e9  # bytes that upscaling by tiles may take, about
 

@@ -114,14 +114,3 @@ def shapes_of(scale, n_resblocks, n_feats):
     layers['tail.1'] = (3, n_feats, 3, 3)
     return {f'{name}.{part}': shape if part == 'weight' else shape[:1]
             for name, shape in layers.items() for part in ('weight', 'bias')}
-
-
-def load_weights(network, weights):
-    """Copy {name: float32 array} into the network. All names and shapes must fit, as read_weights sees to."""
-    for name, parameter in network.parameters_and_names():
-        parameter.set_data(Tensor(np.ascontiguousarray(weights[name], np.float32)))
-
-
-def weights_of(network):
-    """{name: float32 array} of the network."""
-    return {name: parameter.asnumpy().copy() for name, parameter in network.parameters_and_names()}

@@ -7,8 +7,8 @@ import signal
 from mindspore import Tensor
 
 from common import runs
-from import_weights import agree, load_checkpoint, save_checkpoint
-from src.model import load_weights, size_of, weights_of
+from common.ms.checkpoint import agree, load_checkpoint, load_weights, save_checkpoint, weights_of
+from src.model import size_of
 
 OPTIMISER = ('beta1_power', 'beta2_power', 'global_step')  # of nn.Adam, beside the moments
 

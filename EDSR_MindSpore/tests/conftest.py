@@ -10,8 +10,9 @@ import pytest
 import train as program
 from common import images
 from common.make_lr import make
+from common.ms.checkpoint import load_weights, weights_of
 from common.tests.programs import ROOT, TEST_DEVICE_ID, call, flags, python, quiet, refused, start  # noqa: F401
-from src.model import EDSR, load_weights, weights_of
+from src.model import EDSR
 
 SIZE = {'n_resblocks': 1, 'n_feats': 8, 'res_scale': 1.0}
 TINY = dict(SIZE, patch_size=24, batch_size=4, test_every=9, workers=1, device='cpu', kernels='builtin', log_every=1)

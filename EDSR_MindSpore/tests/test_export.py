@@ -10,7 +10,7 @@ from conftest import ROOT, call, tiny
 import export
 import infer_310
 import upscaler
-from src.model import load_weights, weights_of
+from common.ms.checkpoint import load_weights, weights_of
 
 onnxruntime = pytest.importorskip('onnxruntime')
 pytest.importorskip('onnx')

@@ -12,8 +12,9 @@ from dialects import DIALECTS, network, refusal, save_mindspore, save_torch, wei
 
 import import_weights
 import upscaler
+from common.ms.checkpoint import save_checkpoint, weights_of
 from import_weights import read_weights
-from src.model import RGB_MEAN, weights_of
+from src.model import RGB_MEAN
 
 LR = np.random.default_rng(7).uniform(0, 255, (9, 13, 3)).astype(np.float32)
 FILES = {'authors': 'edsr.pt', 'BasicSR': 'EDSR.pth', 'port': 'edsr-1000_1000.ckpt', 'rewrite': 'edsr_x2.ckpt'}
@@ -156,7 +157,7 @@ def test_what_no_weight_tells_survives_a_round_trip(res_scale, rgb_range, tmp_pa
     save_mindspore(arrays, tmp_path / 'edsr.ckpt')
     assert read_weights(tmp_path / 'edsr.ckpt')[1]['rgb_range'] == pytest.approx(rgb_range, rel=1e-5)
     values = [{'name': name, 'data': ms.Tensor(value)} for name, value in arrays.items()]
-    import_weights.save_checkpoint(tmp_path / 'ours.ckpt', values, {'res_scale': res_scale, 'rgb_range': rgb_range})
+    save_checkpoint(tmp_path / 'ours.ckpt', values, {'res_scale': res_scale, 'rgb_range': rgb_range})
     import_weights.import_file(tmp_path / 'ours.ckpt', tmp_path / 'again.ckpt')
     _, size, dialect = read_weights(tmp_path / 'again.ckpt')
     assert (size['res_scale'], size['rgb_range'], dialect) == (res_scale, rgb_range, 'ours')

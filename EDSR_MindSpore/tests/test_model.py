@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from mindspore import Tensor, nn, ops
 
 from common.evaluation import Protocol
+from common.ms.checkpoint import load_weights, weights_of
 from common.tiles import self_ensemble
 from import_weights import read_weights
 from src.context import open_device
 from src.metrics import protocols
-from src.model import EDSR, RGB_MEAN, load_weights, shapes_of, size_of, weights_of
+from src.model import EDSR, RGB_MEAN, shapes_of, size_of
 from upscaler import Upscaler
 
 GOLDEN = Path(__file__).parent / 'golden'

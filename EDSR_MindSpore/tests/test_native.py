@@ -11,9 +11,10 @@ import pytest
 from mindspore import Tensor, nn, ops
 
 from common import native
+from common.ms.checkpoint import load_weights, weights_of
 from common.ms.kernels import NativeConvolution, native_convolution, open_library
 from src.context import Device, open_device
-from src.model import EDSR, builtin_convolution, load_weights, weights_of
+from src.model import EDSR, builtin_convolution
 
 
 @pytest.fixture(scope='module', autouse=True)

@@ -11,7 +11,7 @@ import train as program
 import upscaler
 from common import images
 from common.logs import read_records
-from src.model import weights_of
+from common.ms.checkpoint import weights_of
 
 ADAM = ('moment1.', 'moment2.')
 

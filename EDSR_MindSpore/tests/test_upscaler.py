@@ -10,10 +10,11 @@ from mindspore import Tensor
 
 import upscaler
 from common.metrics import psnr
+from common.ms.checkpoint import load_weights, weights_of
 from common.resize import imresize
 from common.tiles import self_ensemble
 from src.context import open_device
-from src.model import EDSR, load_weights, weights_of
+from src.model import EDSR
 
 KERNELS = ('builtin', 'native')
 LIMITED = '''

@@ -11,7 +11,8 @@ from dialects import refusal, save_mindspore, save_torch, weights
 from mindspore.train.checkpoint_pb2 import Checkpoint
 
 from common import images
-from import_weights import load_checkpoint, read_weights
+from common.ms.checkpoint import load_checkpoint
+from import_weights import read_weights
 
 
 @pytest.mark.parametrize('name', ['edsr.pth', 'edsr.ckpt', 'edsr.safetensors'])
