@@ -8,8 +8,8 @@ import os
 from common import cli
 from common.datasets import find_benchmark
 from common.evaluation import evaluate
-from src.args import chosen_scale, names, ranges, scales
-from src.data.srdata import div2k_pairs
+from common.ms.data import div2k_pairs, names, ranges
+from src.args import chosen_scale, scales
 from src.metrics import protocols
 from upscaler import add_options, load_with
 

@@ -14,20 +14,22 @@ from dataclasses import dataclass
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
 import upscaler
 from common import cli, logs
 from common.datasets import load_pair
 from common.evaluation import evaluate
+from common.ms.checkpoint import agree, load_weights, weights_of
+from common.ms.data import open_batches
+from common.ms.runs import Loss, Meter, Run, StopRequest, TrainStep, restore, save_state
 from import_weights import read_weights
 from src import precision
 from src.args import parse
 from src.context import Device, open_device
-from src.data.srdata import open_batches, open_sampler, test_sets, training_pairs
+from src.data.srdata import open_sampler, test_sets, training_pairs
 from src.metrics import protocols
-from src.model import EDSR
-from src.training import Meter, Run, StopRequest, restore, save_state, start_from
+from src.model import EDSR, size_of
 
 # progress of a run, in its checkpoints; validated: the step of the last validation; scores: [[PSNR, SSIM], ...] of the
 # first test set; kept: names of the checkpoints that --ckpt_save_interval made
@@ -38,42 +40,7 @@ CHANGES = {
     'other patches follow': ('batch_size', 'world_size', 'patch_size', 'seed', 'dir_data', 'data_train', 'data_range',
                              'no_augment'),
     'the recipe changes': ('lr', 'lr_halve_epochs', 'test_every', 'amp_level', 'loss_scale')}
-
-
-class Loss(nn.Cell):
-    """The mean absolute error, in the network's range, of uint8 patches lr [b,p,p,3] and hr [b,sp,sp,3]."""
-
-    def __init__(self, network):
-        super().__init__(auto_prefix=False)  # parameters keep the names that they have in the network
-        self.network, self.to_range = network, network.rgb_range / 255
-
-    def construct(self, lr, hr):
-        sr = ops.cast(self.network(self.planes(lr)), ms.float32)
-        return ops.abs(sr - self.planes(hr)).mean()
-
-    def planes(self, patches):
-        """uint8 [b,h,w,3] as float32 [b,3,h,w] in the network's range."""
-        return ops.cast(ops.transpose(patches, (0, 3, 1, 2)), ms.float32) * self.to_range
-
-
-class TrainStep(nn.Cell):
-    """One step of Adam; returns the loss before it, and `asked`. All are means over the ranks, by one all-reduce."""
-
-    def __init__(self, loss, adam, average, loss_scale):
-        super().__init__(auto_prefix=False)
-        self.loss, self.adam, self.average, self.loss_scale = loss, adam, average, loss_scale
-        self.gradients = ms.value_and_grad(self.scaled, None, adam.parameters)
-
-    def scaled(self, lr, hr):
-        return self.loss(lr, hr) * self.loss_scale
-
-    def construct(self, lr, hr, asked):
-        loss, gradients = self.gradients(lr, hr)
-        if self.average is not None:
-            means = self.average(gradients + (loss, asked))
-            gradients, loss, asked = means[:-2], means[-2], means[-1]
-        self.adam(gradients)  # divides them by loss_scale
-        return loss / self.loss_scale, asked
+REMEDY = 'A smaller --lr helps, or --amp_level=O0, or a lower --loss_scale'  # for losses that explode
 
 
 @dataclass
@@ -112,6 +79,23 @@ def build(options, device, resumed=None):
                  upscaler.Upscaler(network).by_tiles(options.tile))
 
 
+def start_from(network, path, weights, found, dialect):
+    """Copy what read_weights found at the path into the network; of another scale, all but the tail.
+
+    Returns what to say about it. Raises ValueError for a body of another size, or another rgb_range.
+    """
+    size = size_of(weights_of(network))
+    differing = [f'{key} {found[key]} (here {size[key]})' for key in size
+                 if key != 'scale' and not agree(found[key], size[key])]
+    if differing:
+        raise ValueError(f'{path}: cannot start from it, its network has {", ".join(differing)}')
+    same_scale = found['scale'] == size['scale']
+    kept = {name: value for name, value in weights.items() if same_scale or not name.startswith('tail.')}
+    load_weights(network, {**weights_of(network), **kept})
+    return (f'start from {path} ({dialect}, x{found["scale"]}, res_scale {found["res_scale"]:g}): '
+            + ('all layers kept' if same_scale else f'all kept but the tail, which is new for x{size["scale"]}'))
+
+
 def train(options, device, run):
     """Train to the last step, or until asked to stop; returns (exit status, figures of the run for summarise)."""
     resumed = resume(options, run, device) if options.resume else None
@@ -126,7 +110,7 @@ def train(options, device, run):
     if sets and validation_due(state, epoch_steps, total):
         validate(model, options, sets, run, log, state)
     with open_batches(sampler, range(state['step'], total), workers, device) as batches, StopRequest(device) as stop:
-        meter = Meter(device, options.batch_size * device.world_size, batches)
+        meter = Meter(device, options.batch_size * device.world_size, batches, REMEDY)
         for step, (lr, hr) in enumerate(batches, state['step'] + 1):
             epoch, at_epoch, at_end = (step - 1) // epoch_steps + 1, step % epoch_steps == 0, step == total
             learning_rate = set_learning_rate(model, options, epoch)
@@ -198,7 +182,8 @@ def set_learning_rate(model, options, epoch):
 def save(path, model, state, options, versions=2):
     """Write everything that a resumed run needs; the patches of a step follow from --seed and the step alone."""
     if model.device.rank == 0:
-        save_state(path, model.network, model.adam, state, options, keep=versions)
+        save_state(path, model.network, model.adam, state, options, versions,
+                   {'res_scale': options.res_scale, 'rgb_range': options.rgb_range})
 
 
 def checkpoint(model, state, options, run, epoch_steps):
@@ -298,7 +283,8 @@ def main(argv=None):
     started, options = time.time(), parse(sys.argv[1:] if argv is None else argv, __doc__)
     if options.test_only:
         return test(options)
-    run = Run(options)
+    run = Run(os.path.join(options.ckpt_save_path, f'X{options.scale}'), 'edsr', '--resume' if options.resume else '',
+              'to start from its weights use --ckpt_path without --resume')
     device = open_device(options.device, options.device_id, join=True)
     options.world_size = device.world_size  # for the checkpoints
     status, figures = train(options, device, run)

@@ -4,9 +4,9 @@ The names of the released port keep their meaning; what differs is in the README
 """
 import argparse
 import math
-import re
 
 from common import cli
+from common.ms.data import names, ranges
 from common.ms.devices import KERNELS, KINDS
 from common.patches import default_cache_dir
 from src.model import SCALES
@@ -119,24 +119,6 @@ def chosen_scale(options):
     if not 0 <= options.task_id < len(given):
         raise ValueError(f'--task_id {options.task_id}: --scale names {len(given)}, counted from 0')
     return given[options.task_id]
-
-
-def names(text):
-    """'DIV2K+Set5' as ['DIV2K', 'Set5']; '' as []."""
-    found = [part for part in text.split('+') if part]
-    if len({name.lower() for name in found}) < len(found):
-        raise argparse.ArgumentTypeError(f'{text!r}: names a set twice')
-    return found
-
-
-def ranges(text):
-    """'1-800/801-900' as [[1, 800], [801, 900]]; '1-800' as [[1, 800]]."""
-    if not re.fullmatch(r'\d+-\d+(/\d+-\d+)?', text):
-        raise argparse.ArgumentTypeError(f'{text!r}: expected a form such as 1-800/801-900')
-    found = [[int(end) for end in part.split('-')] for part in text.split('/')]
-    if not all(1 <= first <= last <= 900 for first, last in found):
-        raise argparse.ArgumentTypeError(f'{text!r}: expected numbers from 1 to 900, the smaller one first')
-    return found
 
 
 def _check(options):

@@ -7,6 +7,7 @@ from conftest import SIZE, TINY, flags, refused
 
 import train as program
 from common import images
+from common.ms import data as pictures
 from src.args import parse
 from src.data import srdata
 
@@ -84,9 +85,9 @@ def test_batches_through_the_queue_of_a_device(data, monkeypatch):
     def queue(function, dataset):
         batches = dataset.create_tuple_iterator(num_epochs=1)
         return lambda: function(*next(batches))
-    monkeypatch.setattr(srdata.ms, 'data_sink', queue)
+    monkeypatch.setattr(pictures.ms, 'data_sink', queue)
     sampler, _ = srdata.open_sampler(options(data), program.Device('npu'))
-    with srdata.open_batches(sampler, range(3, 12), 64, program.Device('npu')) as batches:
+    with pictures.open_batches(sampler, range(3, 12), 64, program.Device('npu')) as batches:
         found = [(lr.asnumpy(), hr.asnumpy()) for lr, hr in batches]
         assert batches.waited > 0
     assert len(found) == 9
@@ -97,7 +98,7 @@ def test_batches_through_the_queue_of_a_device(data, monkeypatch):
 
 def test_a_queue_of_no_steps(data):
     sampler, _ = srdata.open_sampler(options(data), program.Device('npu'))
-    with srdata.open_batches(sampler, range(7, 7), 2, program.Device('npu')) as batches:
+    with pictures.open_batches(sampler, range(7, 7), 2, program.Device('npu')) as batches:
         assert not list(batches) and batches.waited == 0
 
 

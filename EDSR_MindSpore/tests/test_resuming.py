@@ -4,7 +4,6 @@ import shutil
 import signal
 import sys
 import time
-from types import SimpleNamespace
 
 import mindspore as ms
 import numpy as np
@@ -14,7 +13,7 @@ from mindspore import Tensor
 
 import train as program
 from common.logs import read_records
-from src import training
+from common.ms import runs
 
 
 def assert_equal_state(found, expected):
@@ -135,14 +134,14 @@ def test_folders_of_runs(train, out, capsys):
 
 def test_the_number_of_ranks_is_kept(train, out, monkeypatch, capsys):
     train(train_steps=1)
-    load = training.load_state
+    load = runs.load_state
 
-    def of_eight(path):
-        state = load(path)
+    def of_eight(*arguments):
+        state = load(*arguments)
         assert state['options']['world_size'] == 1
         state['options']['world_size'] = 8
         return state
-    monkeypatch.setattr(training, 'load_state', of_eight)
+    monkeypatch.setattr(runs, 'load_state', of_eight)
     train(train_steps=1, resume=True)
     assert 'warning: world_size was 8, is 1: other patches follow' in capsys.readouterr().out
 
@@ -159,12 +158,12 @@ def test_numbers_of_runs(resume, made, expected, tmp_path):
         (tmp_path / folder).mkdir()
         for name in names:
             (tmp_path / folder / name).touch()
-    options = SimpleNamespace(ckpt_save_path=str(tmp_path), scale=2, resume=resume)
+    run = str(tmp_path / 'X2'), 'edsr', '--resume' * resume
     if expected:
-        assert training.Run(options).folder == str(tmp_path / expected)
+        assert runs.Run(*run).folder == str(tmp_path / expected)
     else:
         with pytest.raises(ValueError, match='no run with edsr_last.ckpt in'):
-            training.Run(options)
+            runs.Run(*run)
 
 
 def poison(path, value):

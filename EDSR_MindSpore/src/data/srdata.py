@@ -1,157 +1,19 @@
-"""Which pictures a run trains and validates on, and its patches as tensors."""
-import os
-from functools import lru_cache
-from time import perf_counter
-
-import mindspore as ms
-import numpy as np
-from mindspore import Tensor
-from mindspore.dataset import GeneratorDataset
-
-from common import datasets, patches
-
-DIV2K_TRAIN = 800  # DIV2K's pictures 1..800 are for training, 801..900 for validation
+"""Which pictures a run of EDSR trains and validates on; how they become patches is in common/ms/data.py."""
+from common.ms import data
 
 
 def training_pairs(options):
     """[Pair] of --data_train: of DIV2K those of --data_range, of other sets all. Errors name the places looked for."""
-    pairs = []
-    for name in options.data_train:
-        if name.lower() == 'div2k':
-            pairs += div2k_pairs(options.dir_data, options.scale, *options.data_range[0])
-        else:
-            pairs += datasets.find_pairs(os.path.join(options.dir_data, name), options.scale)
-    return pairs
+    return data.find_training(options.dir_data, options.data_train, options.scale, options.data_range[0])
 
 
 def test_sets(options):
     """[(name, [Pair])] of --data_test, likewise; DIV2K is left out where --data_range names no pictures for it."""
-    sets = []
-    for name in options.data_test:
-        if name.lower() != 'div2k':
-            sets.append((name, datasets.find_benchmark(options.dir_data, name, options.scale)))
-        elif len(options.data_range) > 1 or options.test_only:
-            sets.append((name, div2k_pairs(options.dir_data, options.scale, *options.data_range[-1])))
-    return sets
-
-
-def div2k_pairs(folder, scale, first, last):
-    """[Pair] of DIV2K's pictures first..last, counted from 1."""
-    pairs = []
-    if first <= DIV2K_TRAIN:
-        pairs += datasets.find_div2k(folder, 'train', scale, first=first, last=min(last, DIV2K_TRAIN))
-    if last > DIV2K_TRAIN:
-        pairs += datasets.find_div2k(folder, 'valid', scale, first=max(first, DIV2K_TRAIN + 1), last=last)
-    return pairs
-
-
-class PictureFiles:
-    """What common.patches.PictureStore offers, without its cache: a picture is decoded whenever it is asked for."""
-
-    def __init__(self, names, shapes, read):
-        self.names, self.shapes, self._read = names, np.array(shapes), read
-
-    def __len__(self):
-        return len(self.names)
-
-    def __getitem__(self, i):
-        return self._read(i)
-
-
-def open_files(pairs, scale, kept):
-    """(lr, hr) PictureFiles; `kept` pairs stay decoded, since the HR of a pair is asked for right after its LR.
-
-    Each is decoded once now, so that a broken one is found before the training.
-    """
-    def shapes(pair):
-        return [image.shape[:2] for image in datasets.load_pair(pair, scale)]
-    lr_shapes, hr_shapes = zip(*patches.in_order(shapes, pairs, 'check'))
-    load = lru_cache(kept)(lambda i: datasets.load_pair(pairs[i], scale))
-    return (PictureFiles([pair.lr or pair.hr for pair in pairs], lr_shapes, lambda i: load(i)[0]),
-            PictureFiles([pair.hr for pair in pairs], hr_shapes, lambda i: load(i)[1]))
+    several = len(options.data_range) > 1
+    return data.find_tests(options.dir_data, options.data_test, options.scale,
+                           options.data_range[-1] if several or options.test_only else None)
 
 
 def open_sampler(options, device):
-    """(PatchSampler of this rank over the training pictures, steps in an epoch).
-
-    As in the authors' code every picture is taken equally often, and pictures are repeated until an epoch has about
-    --test_every steps on one device; N devices share these.
-    """
-    pairs = training_pairs(options)
-    if options.ext == 'img':
-        lr_store, hr_store = open_files(pairs, options.scale, kept=2 * options.workers)
-    elif options.ext == 'sep_reset' and device.world_size > 1:
-        raise ValueError(f'--ext=sep_reset on {device.world_size} devices: each would decode all pictures anew; decode '
-                         'them on one device (--train_steps=1), then use --ext=sep')
-    else:
-        lr_store, hr_store = patches.open_pairs(pairs, options.scale, options.cache_dir, options.ext == 'sep_reset')
-    batch_size = options.batch_size * device.world_size
-    sampler = patches.PatchSampler(
-        lr_store, hr_store, scale=options.scale, patch_size=options.patch_size // options.scale, batch_size=batch_size,
-        seed=options.seed, rank=device.rank, world_size=device.world_size, augment=not options.no_augment,
-        by_area=False)
-    repeat = max(options.batch_size * options.test_every // len(pairs), 1)
-    return sampler, max(len(pairs) * repeat // batch_size, 1)
-
-
-def open_batches(sampler, steps, workers, device):
-    """Iterates (lr, hr), uint8 tensors [b,p,p,3] and [b,sp,sp,3]; `waited`: seconds the consumer has waited so far.
-
-    On a CPU threads of our own prepare them: of a step of 50 ms 0.05 % are waited for, with a GeneratorDataset 0.5 to
-    1.2 %. Elsewhere MindSpore's queue on the device takes them from a GeneratorDataset, ahead of the steps; where no
-    steps are left there is no queue, since MindSpore refuses a dataset of no rows.
-    """
-    if device.kind == 'cpu' or not steps:
-        return patches.Prefetcher(sampler, steps, depth=2 * workers, workers=workers, transform=tensors)
-    return SunkBatches(sampler, steps, workers)
-
-
-def tensors(*batch):
-    """numpy arrays as tensors that share their memory."""
-    return [Tensor.from_numpy(array) for array in batch]
-
-
-class SunkBatches:  # with SunkBatches(sampler, range(start, stop), workers) as batches: for lr, hr in batches: ...
-    """Batches that wait in the device's own queue (data sink)."""
-
-    def __init__(self, sampler, steps, workers):
-        workers = min(workers, os.cpu_count() or 1)  # MindSpore refuses more
-        dataset = GeneratorDataset(Batches(sampler, steps), ['lr', 'hr'], shuffle=False, num_parallel_workers=workers,
-                                   python_multiprocessing=False)
-        self._next, self._left, self.waited = ms.data_sink(pair_of, dataset), len(steps), 0.0
-
-    def __iter__(self):
-        return self
-
-    def __next__(self):
-        if not self._left:
-            raise StopIteration
-        start = perf_counter()
-        batch = self._next()
-        self.waited += perf_counter() - start
-        self._left -= 1
-        return batch
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self._left = 0
-
-
-class Batches:
-    """The source of a GeneratorDataset: batch k is that of steps[k]."""
-
-    def __init__(self, sampler, steps):
-        self._sampler, self._steps = sampler, steps
-
-    def __len__(self):
-        return len(self._steps)
-
-    def __getitem__(self, k):
-        return self._sampler.batch(self._steps[k])
-
-
-def pair_of(lr, hr):
-    """What the queue gives for a step, as it is."""
-    return lr, hr
+    """(PatchSampler of this rank over the training pictures, steps in an epoch)."""
+    return data.open_sampler(training_pairs(options), options, device)
