@@ -67,7 +67,7 @@ def shapes_of(scale, depth, n_feats, compat='paper'):
         projection('SEM.multi_source_projection_2')
         for i in (3, 4):
             active(f'SEM.down_sample_{i}', n, n, 8, bias=paper)
-        active('SEM.error_encode_2', n, n, 8, bias=paper, one_slope=True)
+        active('SEM.error_encode_2', n, n, 8, bias=paper)
     else:
         active('SEM.down_sample_2', n, n, side, bias=paper)
     active('SEM.post_conv', n, n, 3)
