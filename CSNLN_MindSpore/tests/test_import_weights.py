@@ -205,7 +205,8 @@ class Bomb:
 
 
 @pytest.mark.parametrize('name', ['csnln.pt', 'csnln.ckpt', 'csnln.safetensors'])
-@pytest.mark.parametrize('content', [b'', b'\nDear reader\n', b'PK\x03\x04', pickle.dumps({'head.0.0.weight': Bomb()}, protocol=2)],
+@pytest.mark.parametrize('content', [b'', b'\nDear reader\n', b'PK\x03\x04',
+                                     pickle.dumps({'head.0.0.weight': Bomb()}, protocol=2)],
                          ids=['empty', 'letter', 'zip start', 'code'])
 def test_what_is_no_checkpoint(name, content, tmp_path, capfd):
     (tmp_path / name).write_bytes(content)
