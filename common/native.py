@@ -25,7 +25,8 @@ from common.patches import default_cache_dir
 
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'native')
 SOURCES = [os.path.join(FOLDER, name)
-           for name in ('convolution.cc', 'deformable.h', 'few.h', 'transforms.h', 'support.h')]
+           for name in ('convolution.cc', 'attention.h', 'attention_gradients.h', 'cross_scale.h',
+                        'cross_scale_gradients.h', 'deformable.h', 'few.h', 'transforms.h', 'support.h')]
 
 
 def convolution(x, weight, bias):
