@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from conftest import SIZE, TINY, flags, refused
 
-import train as program
 from common import images
 from common.ms import data as pictures
+from common.ms.devices import Device
+from common.ms.training import validation_sets
 from src.args import parse
 from src.data import srdata
 
@@ -37,9 +38,12 @@ def test_a_pair_of_other_sizes_is_named(ext, train, data, tmp_path, capsys, phot
 
 
 def test_validating_on_training_pictures_is_said(data, capsys):
-    assert [name for name, _ in program.validation_sets(options(data, data_range='1-2/3-3'))] == ['DIV2K']
-    assert not capsys.readouterr().out
-    program.validation_sets(options(data, data_range='1-3/3-801'))
+    def sets(**given):
+        chosen = options(data, **given)
+        found = validation_sets(srdata.test_sets(chosen), srdata.training_pairs(chosen), 2, 10)
+        return [name for name, _ in found]
+    assert sets(data_range='1-2/3-3') == ['DIV2K'] and not capsys.readouterr().out
+    sets(data_range='1-3/3-801')
     assert 'warning: 1 of 2 validation pictures of DIV2K are trained on too' in capsys.readouterr().out
 
 
@@ -63,21 +67,21 @@ def test_sets_and_ranges(data):
     (4, 9, 1, 9), (4, 9, 3, 3), (2, 100, 1, 99), (2, 100, 8, 12), (16, 1, 1, 1), (1, 1, 1, 3), (4, 1, 8, 1)])
 def test_steps_in_an_epoch(batch_size, test_every, world_size, steps, data):
     """Three pictures, repeated max(batch_size * test_every // 3, 1) times, shared by the devices."""
-    device = program.Device('cpu', 0, world_size)
+    device = Device('cpu', 0, world_size)
     chosen = options(data, batch_size=batch_size, test_every=test_every)
     sampler, epoch_steps = srdata.open_sampler(chosen, device)
     assert epoch_steps == steps and len(sampler.batch(0)[0]) == batch_size
 
 
 def test_patches_and_default_patch_size(data):
-    sampler, _ = srdata.open_sampler(options(data, scale=3), program.Device('cpu'))
+    sampler, _ = srdata.open_sampler(options(data, scale=3), Device('cpu'))
     assert [patch.shape for patch in sampler.batch(0)] == [(4, 8, 8, 3), (4, 24, 24, 3)]
     assert [options(data, scale=scale, patch_size=None).patch_size for scale in (2, 3, 4)] == [96, 144, 192]
 
 
 def test_a_cache_is_not_renewed_by_several_ranks(data):
     with pytest.raises(ValueError, match='sep_reset on 2 devices.*--ext=sep'):
-        srdata.open_sampler(options(data, ext='sep_reset'), program.Device('cpu', 0, 2))
+        srdata.open_sampler(options(data, ext='sep_reset'), Device('cpu', 0, 2))
 
 
 def test_batches_through_the_queue_of_a_device(data, monkeypatch):
@@ -86,8 +90,8 @@ def test_batches_through_the_queue_of_a_device(data, monkeypatch):
         batches = dataset.create_tuple_iterator(num_epochs=1)
         return lambda: function(*next(batches))
     monkeypatch.setattr(pictures.ms, 'data_sink', queue)
-    sampler, _ = srdata.open_sampler(options(data), program.Device('npu'))
-    with pictures.open_batches(sampler, range(3, 12), 64, program.Device('npu')) as batches:
+    sampler, _ = srdata.open_sampler(options(data), Device('npu'))
+    with pictures.open_batches(sampler, range(3, 12), 64, Device('npu')) as batches:
         found = [(lr.asnumpy(), hr.asnumpy()) for lr, hr in batches]
         assert batches.waited > 0
     assert len(found) == 9
@@ -97,8 +101,8 @@ def test_batches_through_the_queue_of_a_device(data, monkeypatch):
 
 
 def test_a_queue_of_no_steps(data):
-    sampler, _ = srdata.open_sampler(options(data), program.Device('npu'))
-    with pictures.open_batches(sampler, range(7, 7), 2, program.Device('npu')) as batches:
+    sampler, _ = srdata.open_sampler(options(data), Device('npu'))
+    with pictures.open_batches(sampler, range(7, 7), 2, Device('npu')) as batches:
         assert not list(batches) and batches.waited == 0
 
 
@@ -106,6 +110,6 @@ def test_pictures_without_lr_are_made_smaller(data, tmp_path):
     (tmp_path / 'HR').mkdir()
     shutil.copy(data / 'DIV2K' / 'DIV2K_train_HR' / '0003.png', tmp_path / 'HR')
     batches = [srdata.open_sampler(options(tmp_path, data_train='HR', ext=ext, cache_dir=tmp_path / 'cache'),
-                                   program.Device('cpu'))[0].batch(5) for ext in ('sep', 'img')]
+                                   Device('cpu'))[0].batch(5) for ext in ('sep', 'img')]
     assert all(np.array_equal(*patches) for patches in zip(*batches))
     assert SIZE['n_feats'] == 8

@@ -11,9 +11,9 @@ import pytest
 from conftest import BEST, LAST, SIZE, TINY, flags, refused, start, state_of
 from mindspore import Tensor
 
-import train as program
 from common.logs import read_records
-from common.ms import runs
+from common.ms import runs, training
+from common.ms.runs import TrainStep
 
 
 def assert_equal_state(found, expected):
@@ -88,14 +88,14 @@ def test_damaged_newest_checkpoint(train, out, capfd):
 
 
 def test_ctrl_c_saves_and_stops(train, out, monkeypatch, capsys):
-    step, done = program.TrainStep.__call__, []
+    step, done = TrainStep.__call__, []
 
     def train_step(*arguments):
         done.append(1)
         if len(done) == 7:
             os.kill(os.getpid(), signal.SIGINT)
         return step(*arguments)
-    monkeypatch.setattr(program.TrainStep, '__call__', train_step)
+    monkeypatch.setattr(TrainStep, '__call__', train_step)
     before = signal.getsignal(signal.SIGINT)
     assert train(train_steps=12) in (128 + signal.SIGINT, 128 + signal.SIGTERM)  # MindSpore makes it a SIGTERM
     assert signal.getsignal(signal.SIGINT) is before
@@ -158,7 +158,7 @@ def test_numbers_of_runs(resume, made, expected, tmp_path):
         (tmp_path / folder).mkdir()
         for name in names:
             (tmp_path / folder / name).touch()
-    run = str(tmp_path / 'X2'), 'edsr', '--resume' * resume
+    run = str(tmp_path / 'X2'), LAST, BEST, '--resume' * resume
     if expected:
         assert runs.Run(*run).folder == str(tmp_path / expected)
     else:
@@ -229,18 +229,18 @@ def test_a_validation_that_a_stop_prevented_is_made_up_for(killed, train, out, m
     options = {'train_steps': 12, 'data_test': 'DIV2K'}
     train(**options)
     if killed:
-        monkeypatch.setattr(program, 'evaluate', lambda *_, **__: exec('raise KeyboardInterrupt'))
+        monkeypatch.setattr(training, 'evaluate', lambda *_, **__: exec('raise KeyboardInterrupt'))
         with pytest.raises(KeyboardInterrupt):
             train(**options)  # at the end of the first epoch, step 9
     else:
-        step = program.TrainStep.__call__
+        step = TrainStep.__call__
 
         def train_step(self, *patches):
             loss = step(self, *patches)
             if int(self.adam.global_step.asnumpy()[0]) in (9, 12):
                 os.kill(os.getpid(), signal.SIGTERM)
             return loss
-        monkeypatch.setattr(program.TrainStep, '__call__', train_step)
+        monkeypatch.setattr(TrainStep, '__call__', train_step)
         for number in range(2):
             assert train(resume=number > 0 or None, **options) == 128 + signal.SIGTERM
     monkeypatch.undo()

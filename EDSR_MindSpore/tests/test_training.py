@@ -12,6 +12,8 @@ import upscaler
 from common import images
 from common.logs import read_records
 from common.ms.checkpoint import weights_of
+from common.ms.runs import Loss, TrainStep
+from common.ms.training import Model
 
 ADAM = ('moment1.', 'moment2.')
 
@@ -101,13 +103,12 @@ def test_missing_data_lists_the_places(train, tmp_path, out, capsys):
 
 
 def test_learning_rate_is_halved_after_exactly_so_many_epochs(train, out, monkeypatch):
-    set_rate, rates = program.set_learning_rate, []
+    set_rate, rates = Model.set_rate, []
 
-    def watched(model, options, epoch):
-        rate = set_rate(model, options, epoch)
+    def watched(model, rate):
+        set_rate(model, rate)
         rates.append(float(model.adam.learning_rate.asnumpy()))
-        return rate
-    monkeypatch.setattr(program, 'set_learning_rate', watched)
+    monkeypatch.setattr(Model, 'set_rate', watched)
     train(epochs=5, batch_size=3, test_every=2, lr_halve_epochs=2, lr=8e-4)
     assert rates == pytest.approx([8e-4] * 4 + [4e-4] * 4 + [2e-4] * 2)
     records = read_records(out / 'X2' / 'train.jsonl')
@@ -216,7 +217,7 @@ def test_the_loss_is_the_mean_error_in_the_networks_range(data):
     rng = np.random.default_rng(0)
     lr, hr = (rng.integers(0, 256, (2, side, side, 3), dtype=np.uint8) for side in (7, 14))
     hr[1] = 0
-    loss = float(program.Loss(network)(Tensor(lr), Tensor(hr)).asnumpy())
+    loss = float(Loss(network)(Tensor(lr), Tensor(hr)).asnumpy())
     planes = [Tensor(np.float32(patch.transpose(2, 0, 1)[None] * (2 / 255))) for patch in lr]
     sr = [network(x).asnumpy()[0].transpose(1, 2, 0) for x in planes]
     assert loss == pytest.approx(np.mean([np.abs(a - b * (2 / 255)).mean() for a, b in zip(sr, hr)]), rel=1e-5)
@@ -235,7 +236,7 @@ def test_adam_over_the_mean_of_the_ranks():
     for average in (None, Double()):
         network = tiny()
         adam = nn.Adam(network.trainable_params(), 1e-3)
-        returned = program.TrainStep(program.Loss(network), adam, average, 1.0)(lr, hr, Tensor(15, ms.float32))
+        returned = TrainStep(Loss(network), adam, average, 1.0)(lr, hr, Tensor(15, ms.float32))
         found.append([tensor.asnumpy() for tensor in (adam.moment1[0], *returned)])
     for one, two in zip(*found):
         assert np.allclose(2 * one, two, rtol=1e-6) and one.any()

@@ -50,13 +50,10 @@ class TrainStep(nn.Cell):
 
 
 class Run(runs.Run):
-    """A folder BASE[_2, _3 ...] with its checkpoints STEM_last.ckpt, STEM_best.ckpt and others of the loop's naming.
+    """As common.runs has it. remedy: what helps where a checkpoint is none of a training."""
 
-    resume: as common.runs has it; remedy: what helps where a checkpoint is none of a training.
-    """
-
-    def __init__(self, base, stem, resume='', remedy=''):
-        super().__init__(base, f'{stem}_last.ckpt', f'{stem}_best.ckpt', resume)
+    def __init__(self, base, last, best, resume='', remedy=''):
+        super().__init__(base, last, best, resume)
         self._remedy = remedy
 
     def remove(self, name):
