@@ -10,6 +10,7 @@ from conftest import ROOT, call, tiny
 import export
 import infer_310
 import upscaler
+from common.ms import export as common_export
 from common.ms.checkpoint import load_weights, weights_of
 
 onnxruntime = pytest.importorskip('onnxruntime')
@@ -96,13 +97,15 @@ def test_fixed_sizes(checkpoint, tmp_path, capsys):
 
 def test_a_photograph_smaller_than_the_size(checkpoint, photo):
     upscale, seen = upscaler.load(checkpoint, kernels='builtin'), []
-    export.compare(lambda lr: (seen.append(lr.shape), upscale(lr))[1], upscale, (1, 3, 30, 40), photo[:50, :33])
+    common_export.compare(lambda lr: (seen.append(lr.shape), upscale(lr))[1], upscale, (1, 3, 30, 40), photo[:50, :33],
+                          export.SIDES)
     assert seen == [(30, 40, 3)]
 
 
-@pytest.mark.parametrize('kind, writer', [('MINDIR', 'write_by_mindspore'), ('ONNX', 'write_onnx')])
-def test_a_wrong_export_is_refused_and_an_earlier_file_stays(kind, writer, checkpoint, tmp_path, monkeypatch):
-    write, output = getattr(export, writer), tmp_path / f'edsr.{kind.lower()}'
+@pytest.mark.parametrize('kind, module, writer', [('MINDIR', common_export, 'write_by_mindspore'),
+                                                  ('ONNX', export, 'write_onnx')], ids=['MINDIR', 'ONNX'])
+def test_a_wrong_export_is_refused_and_an_earlier_file_stays(kind, module, writer, checkpoint, tmp_path, monkeypatch):
+    write, output = getattr(module, writer), tmp_path / f'edsr.{kind.lower()}'
     output.write_bytes(b'an earlier file')
 
     def wrong(network, *arguments):
@@ -110,7 +113,7 @@ def test_a_wrong_export_is_refused_and_an_earlier_file_stays(kind, writer, check
         weights['tail.1.weight'] = 1.01 * weights['tail.1.weight']
         load_weights(other, weights)
         write(other, *arguments)
-    monkeypatch.setattr(export, writer, wrong)
+    monkeypatch.setattr(module, writer, wrong)
     with pytest.raises(ValueError, match='refused, nothing was written'):
         export.main([f'--ckpt_path={checkpoint}', f'--file_name={output}'])
     assert output.read_bytes() == b'an earlier file' and [path.name for path in tmp_path.iterdir()] == [output.name]
@@ -141,7 +144,7 @@ def test_what_does_not_agree_is_refused(flags, message, checkpoint, tmp_path, mo
 def test_names_and_formats(name, kind, expected):
     class Options:
         ckpt_path, file_name, file_format = 'a/edsr_x2.5.ckpt', name, kind
-    assert export.destination(Options) == expected
+    assert common_export.destination(Options) == expected
 
 
 def test_export_names_what_it_needs(checkpoint, tmp_path, monkeypatch):

@@ -13,6 +13,7 @@ import infer_310
 from common.datasets import find_benchmark
 from common.evaluation import evaluate
 from common.metrics import psnr
+from common.ms.export import write_by_mindspore
 from src.context import open_device
 from src.metrics import protocols
 from upscaler import Upscaler, load
@@ -35,7 +36,7 @@ def mindir(network, tmp_path_factory):
 
     def make(*size):
         path = folder / f'{"x".join(map(str, size))} of edsr.mindir'
-        export.write_by_mindspore(network, (size[0], 3, *size[1:]), 'MINDIR', str(path))
+        write_by_mindspore(network, (size[0], 3, *size[1:]), 'MINDIR', str(path))
         return infer_310.Mindir(path)
     return make
 
