@@ -3,7 +3,7 @@
     y = native.convolution(x, weight, bias)
     y = native.deformable_convolution(x, sampling, weight, bias, groups)
 
-They are C++, common/native/convolution.cc, compiled when they are first asked for. All arrays that the functions
+They are C++, common/native/, compiled when they are first asked for. All arrays that the functions
 return begin at a multiple of 64 bytes, so that TensorFlow takes them over without a copy. While they compute, other
 Python threads run. They raise MemoryError, and the ValueError of open_library().
 """
@@ -24,9 +24,9 @@ import numpy as np
 from common.patches import default_cache_dir
 
 FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'native')
-SOURCES = [os.path.join(FOLDER, name)
-           for name in ('convolution.cc', 'attention.h', 'attention_gradients.h', 'cross_scale.h',
-                        'cross_scale_gradients.h', 'deformable.h', 'few.h', 'transforms.h', 'support.h')]
+SOURCES = [os.path.join(FOLDER, name) for name in (
+    'operators.cc', 'attention.h', 'attention_gradients.h', 'convolution.h', 'cross_scale.h', 'cross_scale_gradients.h',
+    'deformable.h', 'elements.h', 'few.h', 'support.h', 'transforms.h')]
 
 
 def convolution(x, weight, bias):

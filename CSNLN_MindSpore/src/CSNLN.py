@@ -49,14 +49,15 @@ class Enlarging(nn.Cell):
         super().__init__()
         self.weight = zeros(channels, channels, side, side)  # [in, out, side, side]
         self.bias = zeros(channels) if bias else None
-        self.channels, self.stride, self.margin, self.layers = channels, stride, (3 * stride - side) // 2, layers
+        self.channels, self.stride, self.margin = channels, stride, (3 * stride - side) // 2
+        self.convolution, self.shuffle = layers.convolution, layers.shuffle(stride)
 
     def construct(self, x):
         n, s = self.channels, self.stride
         kernel = surrounded(self.weight, self.margin).reshape(n, n, 3, s, 3, s)  # [in, out, tap, ry, tap, rx]
         kernel = ops.flip(kernel, (2, 4)).transpose(1, 3, 5, 0, 2, 4).reshape(n * s * s, n, 3, 3)
         bias = None if self.bias is None else ops.tile(self.bias.reshape(n, 1), (1, s * s)).reshape(-1)
-        return ops.pixel_shuffle(self.layers.convolution(x, kernel, bias), s)
+        return self.shuffle(self.convolution(x, kernel, bias))
 
 
 class Reducing(nn.Cell):
@@ -66,13 +67,14 @@ class Reducing(nn.Cell):
         super().__init__()
         self.weight = zeros(channels, channels, side, side)  # [out, in, side, side]
         self.bias = zeros(channels) if bias else None
-        self.channels, self.stride, self.margin, self.layers = channels, stride, (3 * stride - side) // 2, layers
+        self.channels, self.stride, self.margin = channels, stride, (3 * stride - side) // 2
+        self.convolution, self.unshuffle = layers.convolution, layers.unshuffle(stride)
 
     def construct(self, x):
         n, s = self.channels, self.stride
         kernel = surrounded(self.weight, self.margin).reshape(n, n, 3, s, 3, s)  # [out, in, tap, ry, tap, rx]
         kernel = kernel.transpose(0, 1, 3, 5, 2, 4).reshape(n, n * s * s, 3, 3)
-        return self.layers.convolution(ops.pixel_unshuffle(x, s), kernel, self.bias)
+        return self.convolution(self.unshuffle(x), kernel, self.bias)
 
 
 def surrounded(kernel, margin):
@@ -81,12 +83,13 @@ def surrounded(kernel, margin):
 
 
 class PReLU(nn.Cell):  # one slope for all channels, or one for each
-    def __init__(self, slopes=1):
+    def __init__(self, slopes, layers):
         super().__init__()
         self.w = Parameter(Tensor(np.full(slopes, 0.25, np.float32)))
+        self.prelu = layers.prelu
 
     def construct(self, x):
-        return ops.prelu(x, self.w)
+        return self.prelu(x, self.w)
 
 
 class Parts:
@@ -95,16 +98,19 @@ class Parts:
     def __init__(self, n_feats, compat, layers):
         self.n_feats, self.paper, self.layers = n_feats, compat == 'paper', layers
 
+    def prelu(self, channels):
+        return PReLU(1 if self.paper else channels, self.layers)
+
     def conv(self, n_in, n_out, side):
         """[convolution, PReLU]"""
-        return nn.SequentialCell(Convolution(n_in, n_out, side, self.layers), PReLU(1 if self.paper else n_out))
+        return nn.SequentialCell(Convolution(n_in, n_out, side, self.layers), self.prelu(n_out))
 
     def down(self, side, stride):
-        return nn.SequentialCell(Reducing(self.n_feats, side, stride, self.layers, self.paper),
-                                 PReLU(1 if self.paper else self.n_feats))
+        return nn.SequentialCell(Reducing(self.n_feats, side, stride, self.layers, self.paper), self.prelu(self.n_feats))
 
     def up(self, side, stride, slopes=1):
-        return nn.SequentialCell(Enlarging(self.n_feats, side, stride, self.layers, self.paper), PReLU(slopes))
+        return nn.SequentialCell(Enlarging(self.n_feats, side, stride, self.layers, self.paper),
+                                 self.prelu(slopes))
 
 
 class InScaleAttention(nn.Cell):  # [N,C,H,W] to the same size
@@ -137,14 +143,14 @@ class CrossScaleAttention(nn.Cell):  # [N,C,H,W] to [N,C,factor*H,factor*W]
             return x[:, :, ::s, ::s]
         if s == 3:
             return x[:, :, 1::3, 1::3]
-        return (x[:, :, ::2, ::2] + x[:, :, ::2, 1::2] + (x[:, :, 1::2, ::2] + x[:, :, 1::2, 1::2])) * 0.25
+        return ops.avg_pool2d(x, 2, 2)
 
 
 class ResBlock(nn.Cell):  # conv-PReLU-conv, + x
     def __init__(self, parts):
         super().__init__()
         n, layers = parts.n_feats, parts.layers
-        self.body = nn.SequentialCell(Convolution(n, n, 3, layers), PReLU(1 if parts.paper else n),
+        self.body = nn.SequentialCell(Convolution(n, n, 3, layers), parts.prelu(n),
                                       Convolution(n, n, 3, layers))
 
     def construct(self, x):
@@ -155,7 +161,7 @@ class MultisourceProjection(nn.Cell):  # [N,C,H,W] to [N,C,factor*H,factor*W]
     def __init__(self, factor, parts):
         super().__init__()
         self.up_attention, self.down_attention = CrossScaleAttention(factor, parts), InScaleAttention(parts)
-        self.upsample = parts.up(3 * factor, factor, 1 if parts.paper else parts.n_feats)
+        self.upsample = parts.up(3 * factor, factor, parts.n_feats)
         self.encoder = ResBlock(parts)
 
     def construct(self, x):

@@ -17,9 +17,17 @@ class Native:
     """
 
     def __init__(self):
-        path = open_library()
-        self.convolution, self.pointwise = Convolution(path), Conv(0)
+        self.path = path = open_library()
+        self.convolution, self.pointwise, self.prelu = Convolution(path), Conv(0), PReLU(path)
         self.in_scale, self.cross_scale = InScale(path), CrossScale(path)
+
+    def shuffle(self, factor):
+        """A Cell [N,C*factor*factor,H,W] to [N,C,factor*H,factor*W]."""
+        return Shuffle(self.path, f'Shuffle{factor}', f'Unshuffle{factor}')
+
+    def unshuffle(self, factor):
+        """A Cell that undoes it."""
+        return Shuffle(self.path, f'Unshuffle{factor}', f'Shuffle{factor}')
 
 
 class Convolution(nn.Cell):  # x [N,C,H,W], weight [O,C,3,3], bias [O] or None to [N,O,H,W]
@@ -31,6 +39,31 @@ class Convolution(nn.Cell):  # x [N,C,H,W], weight [O,C,3,3], bias [O] or None t
         if bias is None:
             bias = Tensor(np.zeros(weight.shape[0], np.float32))
         return self.operator(x, weight, bias)
+
+
+class PReLU(nn.Cell):  # x [N,C,H,W], slopes [1] or [C]
+    def __init__(self, path):
+        super().__init__()
+        self.prelu = inferring(path, 'PReLU')
+        self.gradients = ops.Custom(f'{path}:PReLUGradients', lambda dy, x, slopes: (x, slopes), (ms.float32,) * 2, 'aot')
+
+    def construct(self, x, slopes):
+        return self.prelu(x, slopes)
+
+    def bprop(self, x, slopes, y, dy):
+        return self.gradients(dy, x, slopes)
+
+
+class Shuffle(nn.Cell):  # its gradient is what undoes it
+    def __init__(self, path, name, inverse):
+        super().__init__()
+        self.shuffle, self.inverse = inferring(path, name), inferring(path, inverse)
+
+    def construct(self, x):
+        return self.shuffle(x)
+
+    def bprop(self, x, y, dy):
+        return (self.inverse(dy),)
 
 
 class InScale(nn.Cell):  # query and key [N,D,H,W], v [N,C,H,W] to [N,C,H,W]

@@ -5,7 +5,7 @@
 #include <cmath>
 #include <limits>
 
-#include "deformable.h"
+#include "transforms.h"
 
 namespace {
 

@@ -17,25 +17,9 @@ constexpr int64_t kSlices = 16;                // of the batch, for the gradient
 
 typedef float Part __attribute__((vector_size(4 * kPart), aligned(4), may_alias));
 typedef float HalfPart __attribute__((vector_size(2 * kPart), aligned(4), may_alias));
-typedef int32_t Integers __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 
 inline Part &part(float *p) { return *reinterpret_cast<Part *>(p); }
 inline const Part &part(const float *p) { return *reinterpret_cast<const Part *>(p); }
-
-inline Vector load(const float *p, int64_t count) {
-  if (count >= kLanes) return load(p);
-  Vector v = {};
-  std::memcpy(&v, p, 4 * count);
-  return v;
-}
-
-inline void store(float *p, Vector v, int64_t count) {
-  if (count >= kLanes) store(p, v);
-  else std::memcpy(p, &v, 4 * count);
-}
-
-// Floats from row to row of at least n: an odd number of cache lines, so that rows do not fall into the same few sets.
-int64_t pitch(int64_t n) { return round_up(n, 16) | 16; }
 
 // An input, and where it is read: the offsets to x of every group and tap, to y, then the masks [batch][3][groups][9].
 struct Deformed {

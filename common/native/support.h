@@ -9,6 +9,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <functional>
 #include <mutex>
 #include <new>
@@ -30,8 +31,22 @@ constexpr int kLanes = 4, kRows = 4, kVectors = 2;
 
 typedef float Vector __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
 
+typedef int32_t Integers __attribute__((vector_size(4 * kLanes), aligned(4), may_alias));
+
 inline Vector load(const float *p) { return *reinterpret_cast<const Vector *>(p); }
 inline void store(float *p, Vector v) { *reinterpret_cast<Vector *>(p) = v; }
+
+inline Vector load(const float *p, int64_t count) {
+  if (count >= kLanes) return load(p);
+  Vector v = {};
+  std::memcpy(&v, p, 4 * count);
+  return v;
+}
+
+inline void store(float *p, Vector v, int64_t count) {
+  if (count >= kLanes) store(p, v);
+  else std::memcpy(p, &v, 4 * count);
+}
 
 // Of two rows of blocks of 2 * kHalf columns: a's second halves and b's first halves change places.
 template <int kHalf, int... i>
@@ -59,6 +74,9 @@ inline void transpose(Vector *v) {
 int64_t ceil_div(int64_t n, int64_t by) { return (n + by - 1) / by; }
 
 int64_t round_up(int64_t n, int64_t to) { return ceil_div(n, to) * to; }
+
+// Floats from row to row of at least n: an odd number of cache lines, so that rows do not fall into the same few sets.
+int64_t pitch(int64_t n) { return round_up(n, 16) | 16; }
 
 // sums [kRows][N] of registers = (or with kAdd, +=) the sum over k of a[row, k] * b[k][N]; distances in floats.
 template <int N, bool kAdd>

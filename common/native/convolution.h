@@ -7,9 +7,8 @@
 // by 36 products where the plain way takes 144; summed over the channels they are 36 matrix products. The gradient to
 // the input is a convolution by the turned kernel, and the gradient to the kernel is G'[(A dy A') * (B'd B)] G. Results
 // do not depend on the number of threads.
-#include "attention_gradients.h"
-#include "cross_scale_gradients.h"
-#include "deformable.h"
+#pragma once
+
 #include "few.h"
 
 namespace {
@@ -27,13 +26,19 @@ void pack_kernels(const float *w, int64_t outputs, int64_t inputs, bool turned, 
   parallel(registers, 0, [&](int64_t j, float *) {
     int64_t first = j;  // register of the panel
     while (first % kVectors && panel(first - first % kVectors, registers) == kVectors) --first;
-    int64_t width = panel(first, registers) * kLanes;
+    int64_t width = panel(first, registers) * kLanes, there = std::min<int64_t>(kLanes, outputs - j * kLanes);
+    const float *end = w + outputs * inputs * 9;
     for (int64_t c = 0; c < inputs; ++c) {
       Vector g[9] = {}, u[kProducts];
-      for (int i = 0; i < std::min<int64_t>(kLanes, outputs - j * kLanes); ++i) {
-        int64_t o = j * kLanes + i;
-        for (int tap = 0; tap < 9; ++tap)
-          g[tap][i] = turned ? w[(c * outputs + o) * 9 + 8 - tap] : w[(o * inputs + c) * 9 + tap];
+      for (int tap = 0; tap < 9; tap += kLanes) {
+        Vector v[kLanes] = {};
+        for (int64_t i = 0; i < there; ++i) {
+          int64_t o = j * kLanes + i;
+          const float *from = w + (turned ? c * outputs + o : o * inputs + c) * 9 + tap;
+          v[i] = load(from, end - from);
+        }
+        transpose(v);
+        for (int i = tap; i < std::min(9, tap + kLanes); ++i) g[turned ? 8 - i : i] = v[i - tap];
       }
       transform_kernels(g, u);
       for (int p = 0; p < kProducts; ++p)
@@ -160,119 +165,4 @@ void kernel_gradient(const float *dy, const float *x, const Shape &in, int64_t o
   });
 }
 
-Shape shape_of(const int64_t *shape) { return {shape[0], shape[1], shape[2], shape[3]}; }
-
-const float *in(void **tensors, int i) { return static_cast<const float *>(tensors[i]); }
-
-float *out(void **tensors, int i) { return static_cast<float *>(tensors[i]); }
-
 }  // namespace
-
-// SetThreads, and the operators in the form that mindspore.ops.Custom(func_type='aot') calls: inputs, then outputs; they
-// return 0, or ENOMEM.
-extern "C" {
-
-// Threads of every operator; 0: as many as there are processors that this process may use.
-void SetThreads(int count) { chosen_threads = count; }
-
-// x [N,C,H,W], weight [O,C,3,3], bias [O] -> y [N,O,H,W]
-int Convolution(int, void **tensors, int *, int64_t **shapes, const char **, void *, void *) {
-  return status_of([=] {
-    convolve(in(tensors, 0), shape_of(shapes[0]), in(tensors, 1), false, in(tensors, 2), out(tensors, 3), shapes[1][0]);
-  });
-}
-
-// The shape of y; MindSpore asks for it where pictures are of any size, which is -1 until they are there.
-std::vector<int64_t> ConvolutionInferShape(int *, int64_t **shapes, void *) {
-  return {shapes[0][0], shapes[1][0], shapes[0][2], shapes[0][3]};
-}
-
-// dy [N,O,H,W], weight [O,C,3,3] -> dx [N,C,H,W]
-int InputGradient(int, void **tensors, int *, int64_t **shapes, const char **, void *, void *) {
-  return status_of([=] {
-    convolve(in(tensors, 0), shape_of(shapes[0]), in(tensors, 1), true, nullptr, out(tensors, 2), shapes[1][1]);
-  });
-}
-
-// dy [N,O,H,W], x [N,C,H,W] -> dweight [O,C,3,3], dbias [O]
-int KernelGradient(int, void **tensors, int *, int64_t **shapes, const char **, void *, void *) {
-  return status_of([=] {
-    kernel_gradient(in(tensors, 0), in(tensors, 1), shape_of(shapes[1]), shapes[0][1], out(tensors, 2),
-                    out(tensors, 3));
-  });
-}
-
-// x [N,C,H,W], sampling [N,27*G,H,W], weight [O,C,3,3], bias [O] -> y [N,O,H,W]; G groups of channels
-int Deformable(int, void **tensors, int *, int64_t **shapes, const char **, void *, void *) {
-  return status_of([=] {
-    Deformed d(in(tensors, 0), shape_of(shapes[0]), in(tensors, 1), shapes[1][1] / 27);
-    deform(d, in(tensors, 2), in(tensors, 3), out(tensors, 4), shapes[2][0]);
-  });
-}
-
-// dy [N,O,H,W], x, sampling, weight -> dx, dsampling, dweight, dbias [O]
-int DeformableGradients(int, void **tensors, int *, int64_t **shapes, const char **, void *, void *) {
-  return status_of([=] {
-    Deformed d(in(tensors, 1), shape_of(shapes[1]), in(tensors, 2), shapes[2][1] / 27);
-    deformable_gradients(d, in(tensors, 0), in(tensors, 3), shapes[3][0], out(tensors, 4), out(tensors, 5),
-                         out(tensors, 6), out(tensors, 7));
-  });
-}
-
-// query [N,D,H,W], key [N,D,H,W], v [N,C,H,W] -> y [N,C,H,W]
-int InScaleAttention(int, void **tensors, int *, int64_t **shapes, const char **, void *, void *) {
-  return status_of([=] {
-    int64_t depth = shapes[0][1], channels = shapes[2][1], pixels = shape_of(shapes[0]).plane();
-    for (int64_t n = 0; n < shapes[0][0]; ++n)
-      in_scale(in(tensors, 0) + n * depth * pixels, in(tensors, 1) + n * depth * pixels,
-               in(tensors, 2) + n * channels * pixels, depth, channels, pixels, out(tensors, 3) + n * channels * pixels);
-  });
-}
-
-std::vector<int64_t> InScaleAttentionInferShape(int *, int64_t **shapes, void *) {
-  return {shapes[2], shapes[2] + 4};
-}
-
-// dy [N,C,H,W], query, key, v, y -> dquery, dkey, dv
-int InScaleAttentionGradients(int, void **tensors, int *, int64_t **shapes, const char **, void *, void *) {
-  return status_of([=] {
-    int64_t batch = shapes[0][0], depth = shapes[1][1], channels = shapes[0][1], pixels = shape_of(shapes[0]).plane();
-    for (int64_t n = 0; n < batch; ++n) {
-      int64_t narrow = n * depth * pixels, wide = n * channels * pixels;
-      InScale g(in(tensors, 0) + wide, in(tensors, 1) + narrow, in(tensors, 2) + narrow, in(tensors, 3) + wide,
-                in(tensors, 4) + wide, depth, channels, pixels);
-      in_scale_gradients(g, batch, out(tensors, 5) + narrow, out(tensors, 6) + narrow, out(tensors, 7) + wide);
-    }
-  });
-}
-
-// query [N,D,H,W], key [N,D,H/s,W/s], v [N,C,H,W] -> y [N,C,sH,sW]
-int CrossScaleAttention(int, void **tensors, int *, int64_t **shapes, const char **, void *, void *) {
-  return status_of([=] {
-    Shape query = shape_of(shapes[0]), key = shape_of(shapes[1]), v = shape_of(shapes[2]);
-    Across g(query.channels, v.channels, v.height, v.width, key.height, key.width);
-    for (int64_t n = 0; n < v.batch; ++n)
-      cross_scale(g, in(tensors, 0) + n * g.depth * query.plane(), in(tensors, 1) + n * g.depth * key.plane(),
-                  in(tensors, 2) + n * g.channels * v.plane(), out(tensors, 3) + n * g.folded * v.plane());
-  });
-}
-
-std::vector<int64_t> CrossScaleAttentionInferShape(int *, int64_t **shapes, void *) {
-  const int64_t *v = shapes[2], factor = v[2] < 0 || shapes[1][2] < 1 ? -1 : v[2] / shapes[1][2];
-  return {v[0], v[1], factor < 0 ? -1 : factor * v[2], factor < 0 || v[3] < 0 ? -1 : factor * v[3]};
-}
-
-// dy [N,C,sH,sW], query, key, v -> dquery, dkey, dv
-int CrossScaleAttentionGradients(int, void **tensors, int *, int64_t **shapes, const char **, void *, void *) {
-  return status_of([=] {
-    Shape query = shape_of(shapes[1]), key = shape_of(shapes[2]), v = shape_of(shapes[3]);
-    Across g(query.channels, v.channels, v.height, v.width, key.height, key.width);
-    for (int64_t n = 0; n < v.batch; ++n) {
-      int64_t queries = n * g.depth * query.plane(), keys = n * g.depth * key.plane(), values = n * g.channels * v.plane();
-      AcrossGradients a(g, in(tensors, 1) + queries, in(tensors, 2) + keys, in(tensors, 3) + values);
-      cross_scale_gradients(a, in(tensors, 0) + n * g.folded * v.plane(), v.batch, out(tensors, 4) + queries,
-                            out(tensors, 5) + keys, out(tensors, 6) + values);
-    }
-  });
-}
-}
