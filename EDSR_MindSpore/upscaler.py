@@ -3,14 +3,9 @@
     upscale = upscaler.load('edsr_x2.ckpt', device='cpu')
     sr = upscale(lr)    # float32 RGB [H,W,3] in 0..255 to [sH,sW,3], neither clipped nor rounded
 """
-
-import mindspore as ms
-import numpy as np
-from mindspore import Tensor, nn
-
 from common.ms.checkpoint import agree, load_weights
 from common.ms.devices import KERNELS, KINDS
-from common.ms.kernels import lacked_memory
+from common.ms.pictures import PictureFunction
 from common.tiles import self_ensemble, tiled
 from import_weights import read_weights
 from src.context import open_device
@@ -19,15 +14,12 @@ from src.model import EDSR
 MEMORY = 8e9  # bytes that upscaling by tiles may take, about
 
 
-class Upscaler:
-    """A function lr -> sr over a network: float32 RGB [H,W,3] in 0..255 to float32 RGB [sH,sW,3] in 0..255.
-
-    scale: of the network; halo: LR pixels around a tile with which tiles equal the whole picture. One graph serves
-    pictures of all sizes: a graph of each size takes half a second to compile and its memory is never freed.
-    """
+class Upscaler(PictureFunction):
+    """A function lr -> sr over an EDSR; halo: LR pixels around a tile with which tiles equal the whole picture."""
 
     def __init__(self, network):
-        self.network, self.scale, self.halo, self._graph = network, network.scale, network.halo, None
+        super().__init__(network)
+        self.halo = network.halo
 
     @property
     def tile(self):
@@ -41,33 +33,6 @@ class Upscaler:
         halo: LR pixels of picture around a tile; None: so many that the result is that of the whole picture.
         """
         return tiled(self, self.scale, self.tile if tile is None else tile, self.halo if halo is None else halo)
-
-    def __call__(self, lr):
-        lr = np.asarray(lr)
-        if lr.ndim != 3 or lr.shape[2] != 3 or 0 in lr.shape:
-            raise ValueError(f'a picture of shape {lr.shape}; expected RGB [H,W,3]')
-        factor = np.float32(self.network.rgb_range / 255)
-        x = np.array(lr.transpose(2, 0, 1)[None], np.float32, order='C') * factor  # [1,3,H,W]
-        if self._graph is None:
-            self._graph = AnySize(self.network)
-        try:
-            sr = self._graph(Tensor(x)).asnumpy()[0]  # [3,sH,sW]
-        except Exception as error:
-            self._graph = None  # MindSpore refuses a graph that has failed once, even if memory ran out and came back
-            if lacked_memory(error):
-                raise MemoryError('no memory for a convolution') from None
-            raise
-        return np.ascontiguousarray(sr.transpose(1, 2, 0), np.float32) / factor  # float16 comes from AMP levels
-
-
-class AnySize(nn.Cell):
-    def __init__(self, network):
-        super().__init__(auto_prefix=False)  # the parameters keep their names
-        self.network = network
-        self.set_inputs(Tensor(shape=[1, 3, None, None], dtype=ms.float32))
-
-    def construct(self, lr):
-        return self.network(lr)
 
 
 def load(checkpoint, *, scale=None, device='cpu', device_id=0, kernels='auto', res_scale=None, size=()):

@@ -35,7 +35,7 @@ def tiled(upscale, scale, tile, halo, channels=3):
     largest = [tile]
 
     def upscale_by_tiles(lr):
-        sr, largest[0] = _upscale(upscale, lr, scale, largest[0], halo, _WATCHER.get(), channels)
+        sr, largest[0] = _upscale(upscale, lr, scale, largest[0], halo, report, channels)
         return sr
     return upscale_by_tiles
 
@@ -48,6 +48,13 @@ def watched(progress):
         yield
     finally:
         _WATCHER.reset(token)
+
+
+def report(done, total):
+    """Tell whoever watches how many tiles are done."""
+    progress = _WATCHER.get()
+    if progress:
+        progress(done, total)
 
 
 def _upscale(upscale, lr, scale, tile, halo, progress, channels=3):

@@ -1,0 +1,89 @@
+"""The one interface to a trained CSNLN:
+
+    upscale = upscaler.load('csnln_x2.ckpt', device='cpu')
+    sr = upscale(lr)    # float32 RGB [H,W,3] in 0..255 to [sH,sW,3], neither clipped nor rounded
+"""
+import functools
+import math
+
+from common.ms.checkpoint import agree, load_weights
+from common.ms.pictures import PictureFunction
+from common.tiles import is_out_of_memory, self_ensemble
+from import_weights import read_weights
+from src import memory
+from src.chop import chopped, parts
+from src.context import layers, open_device
+from src.CSNLN import CSNLN
+
+
+class Upscaler(PictureFunction):
+    """A function lr -> sr over a CSNLN, which takes pictures whole; memory_limit: bytes that planned() may plan for."""
+
+    def __init__(self, network, memory_limit=math.inf):
+        super().__init__(network, network.unit)
+        self.memory_limit, self._said = memory_limit, set()
+
+    def __call__(self, lr):
+        try:
+            return super().__call__(lr)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        raise ValueError(f'{lr.shape[0]}x{lr.shape[1]} pixels: memory ran out; upscale it in parts, by --chop or a '
+                         'smaller --memory_limit')
+
+    def memory(self, height, width):
+        """Bytes that a whole LR picture of that size takes, about."""
+        return memory.peak(self.network, *(-(-side // self.unit) * self.unit for side in (height, width)))
+
+    def planned(self, sizes, chop=False, ensemble=False):
+        """(function lr -> sr, whether it goes by parts) for LR pictures of these (height, width), in one way for all.
+
+        They are taken whole where the largest fits memory_limit and not chop; else in the authors' parts. What was
+        chosen is printed, once, with the memory that it takes. ensemble: the function gives the mean over 8 flips and
+        turns. Raises ValueError where not even the parts fit memory_limit.
+        """
+        height, width = max(sizes, key=lambda size: self.memory(*size))
+        rows, columns = parts(height, width, self.scale)
+        part = rows[0][3] - rows[0][2], columns[0][3] - columns[0][2]
+        whole, least = self.memory(height, width), self.memory(*part)
+        limit = f'{say(self.memory_limit)} (--memory_limit; by default half of what is free)'
+        if least > self.memory_limit:
+            raise ValueError(f'{height}x{width} pixels: a part of {part[0]}x{part[1]} alone takes about {say(least)}, '
+                             f'more than {limit}')
+        by_parts = chop or whole > self.memory_limit
+        line = f'up to {height}x{width} pixels, ' if len(sizes) > 1 else f'{height}x{width} pixels, '
+        line += (f'in {len(rows) * len(columns)} parts of {part[0]}x{part[1]}: about {say(least)} of memory' if by_parts
+                 else f'whole: about {say(whole)} of memory')
+        if by_parts and not chop:
+            line += f'; whole about {say(whole)}, more than {limit}'
+        if line not in self._said:
+            self._said.add(line)
+            print(line, flush=True)
+        upscale = chopped(self, self.scale) if by_parts else self
+        return functools.partial(self_ensemble, upscale) if ensemble else upscale, by_parts
+
+
+def say(size):
+    """Bytes as text."""
+    return f'{size / 1e9:.1f} GB' if size >= 1e9 else f'{size / 1e6:.0f} MB'
+
+
+def load(checkpoint, *, scale=None, device='cpu', device_id=0, kernels='auto', memory_limit=None, compat=None, size=()):
+    """The Upscaler of a checkpoint: ours, the port's or the authors'; size and scale are read from it.
+
+    scale: when given, must be the checkpoint's. device: 'cpu', 'gpu', 'npu' or 'auto'; device_id: its index.
+    kernels: of the layers (common/ms/devices.py). memory_limit: bytes that a pass may take; None: of a CPU half of what
+    is free (src/memory.py). compat: 'paper' or 'port', must be the checkpoint's. size: (argument of CSNLN, value or
+    None) that the file must agree with. Raises ValueError for a file that is no CSNLN, or of another scale or size.
+    """
+    weights, found, _ = read_weights(checkpoint, compat)
+    for name, wanted in (('scale', scale), *size):
+        if wanted is not None and not agree(wanted, found[name]):
+            raise ValueError(f'{checkpoint}: a network of {name} {found[name]}, not {wanted}; leave --{name} out, or '
+                             'choose another checkpoint')
+    device = open_device(device, device_id)
+    memory_limit = memory.limit(device.kind, memory_limit)
+    network = CSNLN(**found, layers=layers(device, kernels, memory_limit))
+    load_weights(network, weights)
+    return Upscaler(network, memory_limit)
