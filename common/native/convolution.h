@@ -20,8 +20,9 @@ constexpr int kChunk = 48;          // tiles that such a task works on at a time
 constexpr int64_t kTasks = 16;      // of the kernel's gradient, where there is work enough
 
 // G g G' of all kernels, from [to][from][3][3], or turned by 180 degrees from [from][to][3][3], to
-// [kProducts][panels of outputs][from][outputs of the panel], with zeros for the outputs that are not there.
-void pack_kernels(const float *w, int64_t outputs, int64_t inputs, bool turned, float *packed) {
+// [kProducts][panels of outputs][from][outputs of the panel], with zeros for the outputs that are not there; `product`
+// floats from product to product.
+void pack_kernels(const float *w, int64_t outputs, int64_t inputs, bool turned, int64_t product, float *packed) {
   int64_t registers = ceil_div(outputs, kLanes);
   parallel(registers, 0, [&](int64_t j, float *) {
     int64_t first = j;  // register of the panel
@@ -42,7 +43,7 @@ void pack_kernels(const float *w, int64_t outputs, int64_t inputs, bool turned, 
       }
       transform_kernels(g, u);
       for (int p = 0; p < kProducts; ++p)
-        store(packed + (p * registers + first) * kLanes * inputs + c * width + (j - first) * kLanes, u[p]);
+        store(packed + p * product + first * kLanes * inputs + c * width + (j - first) * kLanes, u[p]);
     }
   });
 }
@@ -61,11 +62,12 @@ void convolve(const float *x, const Shape &in, const float *w, bool turned, cons
               int64_t outputs) {
   if (outputs <= kFew) return convolve_few(x, in, w, turned, bias, y, outputs);
   int64_t registers = ceil_div(outputs, kLanes), padded = round_up(in.channels, kLanes), count = in.tiles();
-  Buffer packed(kProducts * registers * kLanes * in.channels);
-  pack_kernels(w, outputs, in.channels, turned, packed.data);
+  // A line more from product to product: powers of two would all fall into the same few sets of the cache.
+  int64_t product = registers * kLanes * in.channels + 16;
+  Buffer packed(kProducts * product);
+  pack_kernels(w, outputs, in.channels, turned, product, packed.data);
   int64_t most = std::min<int64_t>(kCache / (kProducts * padded) / kRows * kRows, kMostTiles);
   int64_t tiles = std::max<int64_t>(std::min(most, round_up(ceil_div(count, 2 * thread_count()), kRows)), kRows);
-  // A line more from product to product: powers of two would all fall into the same few sets of the cache.
   int64_t v_product = tiles * padded + 16, m_product = tiles * kVectors * kLanes + 16;
   parallel(ceil_div(count, tiles), kProducts * (v_product + m_product), [&](int64_t task, float *scratch) {
     int64_t first = task * tiles, last = std::min(first + tiles, count);
@@ -76,7 +78,7 @@ void convolve(const float *x, const Shape &in, const float *w, bool turned, cons
     });
     for (int64_t j = 0, wide; j < registers; j += wide) {
       wide = panel(j, registers), m.tile = wide * kLanes;
-      multiply_panel(v, packed.data + j * kLanes * in.channels, registers * kLanes * in.channels, in.channels,
+      multiply_panel(v, packed.data + j * kLanes * in.channels, product, in.channels,
                      last - first, m.tile, m);
       for_runs(in, first, last, [&](const Run &run) {
         for (int64_t n = 0; n < wide; ++n) {
