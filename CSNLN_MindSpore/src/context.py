@@ -1,6 +1,7 @@
 """Which layers CSNLN has on a device. The rest of what differs between devices is in common/ms/devices.py."""
 from common.ms.devices import Device, open_device
 from src.attention import Builtin
+from src.native import Native
 
 __all__ = ['Device', 'layers', 'open_device']
 
@@ -10,4 +11,4 @@ def layers(device, kernels='auto', memory_limit=None):
 
     kernels: as Device.native() has it. memory_limit: bytes that one pass may take; None: half of what is free.
     """
-    return Builtin()
+    return Native() if device.native(kernels) else Builtin()

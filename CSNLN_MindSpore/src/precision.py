@@ -1,5 +1,39 @@
-"""The levels of mixed precision: what is computed in 16 bits. Weights, gradients, loss and Adam stay in 32."""
+"""The levels of mixed precision: what is computed in 16 bits. Weights, gradients, loss and Adam stay in 32.
+
+MindSpore's own levels cannot serve: they would have norms, exponentials and weights of other types meet in one sum.
+"""
+import mindspore as ms
+from mindspore import nn, ops
+
+from src import context
+from src.attention import Builtin, Conv
 
 LEVELS = {'O0': 'all in float32', 'O1': 'convolutions in float16',
           'O2': "convolutions and the attention's products in float16",
           'O3': 'the same as O2, since CSNLN has no normalisation', 'auto': 'the same as O2'}
+
+
+def layers(options, device):
+    """What computes a network at --amp_level, for CSNLN(layers=...)."""
+    if options.amp_level == 'O0':
+        return context.layers(device, options.kernels, options.memory_limit)
+    return Half(ops.bmm if options.amp_level == 'O1' else HalfProduct())
+
+
+class Half(Builtin):
+    """The layers with convolutions in float16, and that product."""
+
+    def __init__(self, product):
+        super().__init__(product)
+        self.convolution, self.pointwise = HalfConv(1), HalfConv(0)
+
+
+class HalfConv(Conv):  # as Conv: float32 to float32
+    def construct(self, x, weight, bias):
+        y = ops.cast(super().construct(ops.cast(x, ms.float16), ops.cast(weight, ms.float16), None), ms.float32)
+        return y if bias is None else y + bias.reshape(1, -1, 1, 1)
+
+
+class HalfProduct(nn.Cell):  # [N,i,j] by [N,j,k] to [N,i,k]: float32 to float32
+    def construct(self, one, other):
+        return ops.cast(ops.bmm(ops.cast(one, ms.float16), ops.cast(other, ms.float16)), ms.float32)
