@@ -51,8 +51,10 @@ def build(options, device, pairs, resumed=None):
     if resumed:
         restore(network, adam, resumed['parameters'])
     device.share(network.get_parameters())
-    upscaler = Upscaler(network, memory.limit(device.kind, options.memory_limit))
-    upscale, by_parts = upscaler.planned(measuring.sizes(pairs, options.scale), options.chop, options.self_ensemble)
+    upscale, by_parts = None, False
+    if pairs:
+        upscale, by_parts = Upscaler(network, memory.limit(device.kind, options.memory_limit)).planned(
+            measuring.sizes(pairs, options.scale), options.chop, options.self_ensemble)
     model = Model('CSNLN', network, adam, device, upscale, loss_scale,
                   {'rgb_range': options.rgb_range, 'compat': options.compat})
     return model, functools.partial(protocols, chop=by_parts)

@@ -73,7 +73,7 @@ def gigabytes(text):
 
 KEYS = {  # groups of --help: {key: (kind, meaning)}
     'data': {
-        'data_path': (str, 'folder that holds DIV2K/ and benchmark/'),
+        'data_path': (os.path.expanduser, 'folder that holds DIV2K/ and benchmark/'),
         'data_train': (names, "sets to train on, joined by '+': DIV2K, or folders there"),
         'data_test': (names, "sets to validate on or to measure, likewise; empty: none. The first one's PSNR says "
                       'which checkpoint is best'),
@@ -169,11 +169,15 @@ def parse(argv, doc, measuring=False):
     for key in UNUSED:
         parser.add_argument(f'--{key}', type=lambda text, key=key: unused(key, text), help=argparse.SUPPRESS)
     given = vars(parser.parse_args(argv))
-    given = {**(read(given.pop('config_path')) if 'config_path' in given else {}), **given}
+    file = given.pop('config_path', None)
+    given = {**(read(file) if file else {}), **given}
     options = argparse.Namespace(**{key: given.get(key, defaults[key]) for key in FLAT})
     options.cache_dir = options.cache_dir or default_cache_dir()
     measuring = measuring or options.test_only
     check(options, measuring)
+    if not os.path.isdir(options.data_path):
+        raise ValueError(f'{os.path.abspath(options.data_path)}: no such folder; name the one that holds DIV2K/ and '
+                         f'benchmark/ by --data_path, or by data_path in {file or DEFAULTS}')
     if measuring:
         vars(options).update({key: given.get(key) for key in SIZE})
     else:
