@@ -17,7 +17,7 @@ from src.CSNLN import COMPATS
 from upscaler import load
 
 AIR_SHAPE = (1, 3, 48, 48)  # the LR patches of the paper
-SIDES = (36, 48), (18, 24)  # LR pixels of the photograph
+SIDES = (24, 30), (18, 12)  # LR pixels of the photograph: attention of MindSpore's operators takes much memory
 END = np.iinfo(np.int32).max  # of a slice that goes on to the end
 
 
