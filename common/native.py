@@ -1,7 +1,11 @@
-"""3x3 convolutions for CPUs (stride 1, zeros around, NCHW, float32) and their gradients, faster than frameworks' own.
+"""3x3 convolutions (stride 1, zeros around) and attention for CPUs, faster than frameworks' own; NCHW, float32.
 
     y = native.convolution(x, weight, bias)
     y = native.deformable_convolution(x, sampling, weight, bias, groups)
+    y = native.attention(query, key, v)
+    y = native.cross_scale_attention(query, key, v)
+
+Each has its gradients beside it.
 
 They are C++, common/native/, compiled when they are first asked for. All arrays that the functions
 return begin at a multiple of 64 bytes, so that TensorFlow takes them over without a copy. While they compute, other
@@ -66,6 +70,38 @@ def deformable_gradients(dy, x, sampling, weight, groups):
     assert dy.shape == (len(x), len(weight), *x.shape[2:]), (dy.shape, x.shape, weight.shape)
     return _call(open_library(), 'DeformableGradients', (dy, x, sampling, weight),
                  x.shape, sampling.shape, weight.shape, weight.shape[:1])
+
+
+def attention(query, key, v):
+    """y [N,C,H,W]: of v [N,C,H,W] the mean over all pixels of a picture, weighed for each pixel by the softmax of
+    query'key over the pixels; query, key [N,D,H,W]. A matrix of pixels by pixels is never in memory.
+    """
+    assert query.shape == key.shape == (len(v), query.shape[1], *v.shape[2:]), (query.shape, key.shape, v.shape)
+    return _call(open_library(), 'InScaleAttention', (query, key, v), v.shape)[0]
+
+
+def attention_gradients(dy, query, key, v, y):
+    """dquery, dkey and dv of dy, the arguments of attention() and its result."""
+    assert dy.shape == v.shape == y.shape, (dy.shape, v.shape, y.shape)
+    return _call(open_library(), 'InScaleAttentionGradients', (dy, query, key, v, y), query.shape, key.shape, v.shape)
+
+
+def cross_scale_attention(query, key, v):
+    """y [N,C,s*H,s*W] of query [N,D,H,W], key [N,D,H/s,W/s] and v [N,C,H,W] (CSNLN, 2020, section 3.1).
+
+    Each pixel's 3x3 neighbourhood in query is compared with all of key, zeros around: their product over the norm of
+    the latter, times 10. By the softmax of that, patches of 3s x 3s pixels of v are pasted over its own; y: their sum / 6.
+    """
+    n, _, height, width = query.shape
+    s = height // key.shape[2]
+    assert key.shape == (n, query.shape[1], height // s, width // s), (query.shape, key.shape)
+    assert (n, s * key.shape[2], s * key.shape[3]) == (len(v), *v.shape[2:]), (key.shape, v.shape)
+    return _call(open_library(), 'CrossScaleAttention', (query, key, v), (*v.shape[:2], s * height, s * width))[0]
+
+
+def cross_scale_gradients(dy, query, key, v):
+    """dquery, dkey and dv of dy and the arguments of cross_scale_attention()."""
+    return _call(open_library(), 'CrossScaleAttentionGradients', (dy, query, key, v), query.shape, key.shape, v.shape)
 
 
 def _check_shapes(x, sampling, weight, groups):

@@ -4,12 +4,10 @@ Parameters have the names of the authors' PyTorch code but for the slopes of PRe
 MindSpore and the released port have them. Both strided layers, kernels of three strides' side or less, are computed as
 3x3 convolutions beside a pixel shuffle: the same sums by a fraction of the time.
 """
-import re
-
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from src.attention import Builtin
+from src.attention import Builtin, padded
 
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, in 0..1
 SCALES = (2, 3, 4)
@@ -79,7 +77,7 @@ class Reducing(nn.Cell):
 
 def surrounded(kernel, margin):
     """[o,i,k,k] with so many rows and columns of zeros on all sides."""
-    return ops.pad(kernel, (margin, margin, margin, margin)) if margin else kernel
+    return padded(kernel, (margin, margin), (margin, margin)) if margin else kernel
 
 
 class PReLU(nn.Cell):  # one slope for all channels, or one for each
@@ -106,7 +104,8 @@ class Parts:
         return nn.SequentialCell(Convolution(n_in, n_out, side, self.layers), self.prelu(n_out))
 
     def down(self, side, stride):
-        return nn.SequentialCell(Reducing(self.n_feats, side, stride, self.layers, self.paper), self.prelu(self.n_feats))
+        return nn.SequentialCell(Reducing(self.n_feats, side, stride, self.layers, self.paper),
+                                 self.prelu(self.n_feats))
 
     def up(self, side, stride, slopes=1):
         return nn.SequentialCell(Enlarging(self.n_feats, side, stride, self.layers, self.paper),

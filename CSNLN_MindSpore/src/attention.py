@@ -11,8 +11,8 @@ SMALLEST_NORM = 1e-4
 class Builtin:
     """The layers of CSNLN(layers=...) by MindSpore's operators; on any device.
 
-    product: of matrices, [N,i,j] by [N,j,k]. memory: bytes that the scores of an attention may take, which then works on
-    a few rows of queries at a time; None: on all at once, which graphs for pictures of any size ask for.
+    product: of matrices, [N,i,j] by [N,j,k]. memory: bytes that the scores of an attention may take, which then works
+    on a few rows of queries at a time; None: on all at once, which graphs for pictures of any size ask for.
     """
 
     def __init__(self, product=ops.bmm, memory=None):
@@ -108,7 +108,7 @@ class SomeRows(nn.Cell):
         total = 0
         for i in range(3):
             for j in range(3):
-                total = total + ops.pad(pasted[:, 3 * i + j], (j, 2 - j, i, 2 - i))
+                total = total + padded(pasted[:, 3 * i + j], (j, 2 - j), (i, 2 - i))
         return total[:, :, :, 1:-1]
 
     def gradients(self, query, keys, values, d_total, there):
@@ -195,7 +195,7 @@ class ByBlocks(nn.Cell):
 
 def patches(x):
     """The 3x3 neighbourhoods, zeros around, of x [N,C,H,W]: [N,9*C,H*W], row and column of the patch before C."""
-    return neighbours(ops.pad(x, (0, 0, 1, 1)))
+    return neighbours(padded(x, (0, 0), (1, 1)))
 
 
 def neighbours(x):
@@ -207,3 +207,11 @@ def neighbours(x):
         for j in range(3):
             shifted += (x[:, :, i:i + height, j:j + width],)
     return ops.concat(shifted, 1).reshape(x.shape[0], -1, height * width)
+
+
+def padded(x, beside, around):
+    """x [N,C,H,W] with zeros: columns (left, right), rows (above, below).
+
+    Not ops.pad: its gradient on a CPU reads the sizes from memory that others have used since, and hangs, now and then.
+    """
+    return ops.Pad(((0, 0), (0, 0), around, beside))(x)

@@ -45,7 +45,8 @@ class PReLU(nn.Cell):  # x [N,C,H,W], slopes [1] or [C]
     def __init__(self, path):
         super().__init__()
         self.prelu = inferring(path, 'PReLU')
-        self.gradients = ops.Custom(f'{path}:PReLUGradients', lambda dy, x, slopes: (x, slopes), (ms.float32,) * 2, 'aot')
+        self.gradients = ops.Custom(f'{path}:PReLUGradients', lambda dy, x, slopes: (x, slopes), (ms.float32,) * 2,
+                                    'aot')
 
     def construct(self, x, slopes):
         return self.prelu(x, slopes)
