@@ -1,4 +1,5 @@
 """Small photographs, tiny networks, and two ways to run: train.py in this process, programs as a user starts them."""
+import functools
 import json
 import os
 import sys
@@ -14,7 +15,9 @@ from common.tests.programs import ROOT, TEST_DEVICE_ID, call, flags, python, qui
 from src.CSNLN import CSNLN
 
 SIZE = {'depth': 1, 'n_feats': 8}
-TINY = dict(SIZE, patch_size=24, batch_size=4, test_every=9, workers=1, device='cpu', kernels='builtin', log_every=1)
+TINY = dict(SIZE, patch_size=24, batch_size=4, test_every=9, workers=1, device='cpu', log_every=1)
+OF_TRAINED = {'epochs': 4, 'data_test': 'Tiny+DIV2K', 'lr': 4e-3, 'lr_halve_epochs': 2, 'ckpt_save_interval': 1,
+              'keep_checkpoint_max': 2, 'case': 'perf'}
 LAST, BEST = 'model_latest.ckpt', 'model_best.ckpt'
 STATUS = pytest.StashKey()
 
@@ -56,17 +59,26 @@ def data(tmp_path_factory, photo):
     return root
 
 
-@pytest.fixture
-def train(data, tmp_path):
-    """train(train_steps=3, lr=..., ...): train.py in this process, into tmp_path/out, validating nothing unless
-    data_test says so; returns its status.
+def run(data, out, **options):
+    """train.py in this process, on tiny networks, into the folder `out`, validating nothing unless data_test says so;
+    returns its status.
     """
-    import train as program  # the tests of the network need it not
+    import train as program  # other tests need it not
+    return program.main(flags(**dict(dict(TINY, data_path=data, data_test='', save=out), **options)))
 
-    def run(**options):
-        given = dict(TINY, data_path=data, data_test='', save=tmp_path / 'out')
-        return program.main(flags(**dict(given, **options)))
-    return run
+
+@pytest.fixture
+def train(data, out):
+    """train(train_steps=3, lr=..., ...): run() into tmp_path/out."""
+    return functools.partial(run, data, out)
+
+
+@pytest.fixture(scope='session')
+def trained(data, tmp_path_factory):
+    """The folder of a run of four epochs of nine steps, with validation, that other tests look at or copy."""
+    out = tmp_path_factory.mktemp('trained')
+    assert run(data, out, **OF_TRAINED) == 0
+    return out / 'X2'
 
 
 @pytest.fixture

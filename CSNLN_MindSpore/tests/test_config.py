@@ -122,8 +122,9 @@ def test_what_is_wrong_with_a_file_is_named(file, words, parse, capsys):
 
 @pytest.mark.parametrize('flag, words', [
     ('--n_feat=8', ('unknown option --n_feat', 'did you mean --n_feats?')), ('--n_feats=9', ('--n_feats 9', 'even')),
-    ('--depth=0', ('--depth 0', '1 or more')), ('--train_steps=-3', ('--train_steps -3',)), ('--lr=inf', ('--lr_init',)),
-    ('--lr=-1', ('--lr_init -1',)), ('--beta2=1', ('--beta2 1',)), ('--epsilon=0', ('--epsilon 0',)),
+    ('--depth=0', ('--depth 0', '1 or more')), ('--train_steps=-3', ('--train_steps -3',)),
+    ('--lr=inf', ('--lr_init',)), ('--lr=-1', ('--lr_init -1',)), ('--beta2=1', ('--beta2 1',)),
+    ('--epsilon=0', ('--epsilon 0',)),
     ('--seed=18446744073709551616', ('--seed',)), ('--batch_size=1.5', ("'1.5'", 'whole number')),
     ('--n_colors=1', ('--n_colors 1', 'RGB')), ('--amp_level=O4', ('O4', 'auto')), ('--device=tpu', ('tpu', 'npu')),
     ('--patch_size=50', ('--patch_size 50', 'multiple of 4', '48 or 52')), ('--compat=old', ('old', 'paper, port')),
