@@ -9,12 +9,16 @@
 // do not depend on the number of threads.
 #pragma once
 
+#include <list>
+#include <memory>
+
 #include "few.h"
 
 namespace {
 
 constexpr int64_t kCache = 160000;  // floats of transformed input that a thread works on at a time: they stay in L2
 constexpr int kMostTiles = 64;      // and tiles
+constexpr int64_t kKept = int64_t{1} << 25;  // floats of packed kernels that are kept for the next calls
 constexpr int kBlock = 64;          // channels, in and out, of a task of the kernel's gradient
 constexpr int kChunk = 48;          // tiles that such a task works on at a time
 constexpr int64_t kTasks = 16;      // of the kernel's gradient, where there is work enough
@@ -48,6 +52,45 @@ void pack_kernels(const float *w, int64_t outputs, int64_t inputs, bool turned, 
   });
 }
 
+// A kernel packed by pack_kernels, and what it was packed from.
+struct PackedKernel {
+  PackedKernel(const float *w, int64_t outputs, int64_t inputs, bool turned)
+      // A line more from product to product: powers of two would all fall into the same few sets of the cache.
+      : outputs(outputs), inputs(inputs), turned(turned), product(round_up(outputs, kLanes) * inputs + 16),
+        weights(w, w + outputs * inputs * 9), packed(kProducts * product) {
+    pack_kernels(w, outputs, inputs, turned, product, packed.data);
+  }
+  bool is_of(const float *w, int64_t o, int64_t i, bool t) const {
+    return o == outputs && i == inputs && t == turned && std::equal(weights.begin(), weights.end(), w);
+  }
+  int64_t floats() const { return kProducts * product + weights.size(); }
+
+  int64_t outputs, inputs;
+  bool turned;
+  int64_t product;  // floats from product to product
+  std::vector<float> weights;
+  Buffer packed;
+};
+
+// The packed kernel, of those kept where it is among them: recurrent networks ask for the same ones time and again, and to
+// pack one takes as long as to convolve a small picture by it.
+std::shared_ptr<const PackedKernel> packed_kernel(const float *w, int64_t outputs, int64_t inputs, bool turned) {
+  static std::mutex &lock = *new std::mutex;
+  static auto &kept = *new std::list<std::shared_ptr<const PackedKernel>>;  // the last used one first
+  std::lock_guard<std::mutex> turn(lock);
+  auto found = std::find_if(kept.begin(), kept.end(), [=](auto &k) { return k->is_of(w, outputs, inputs, turned); });
+  if (found != kept.end()) {
+    kept.splice(kept.begin(), kept, found);
+    return kept.front();
+  }
+  kept.push_front(std::make_shared<const PackedKernel>(w, outputs, inputs, turned));
+  int64_t floats = 0;
+  auto last = std::find_if(kept.begin(), kept.end(), [&](auto &k) { return (floats += k->floats()) > kKept; });
+  auto first = kept.front();
+  kept.erase(last, kept.end());
+  return first;
+}
+
 // m [kProducts][tiles][width] = transformed input v [kProducts][tiles][channels] times a panel u of width channels.
 void multiply_panel(const Place &v, const float *u, int64_t u_product, int64_t channels, int64_t tiles, int64_t width,
                     const Place &m) {
@@ -62,10 +105,7 @@ void convolve(const float *x, const Shape &in, const float *w, bool turned, cons
               int64_t outputs) {
   if (outputs <= kFew) return convolve_few(x, in, w, turned, bias, y, outputs);
   int64_t registers = ceil_div(outputs, kLanes), padded = round_up(in.channels, kLanes), count = in.tiles();
-  // A line more from product to product: powers of two would all fall into the same few sets of the cache.
-  int64_t product = registers * kLanes * in.channels + 16;
-  Buffer packed(kProducts * product);
-  pack_kernels(w, outputs, in.channels, turned, product, packed.data);
+  auto kernel = packed_kernel(w, outputs, in.channels, turned);
   int64_t most = std::min<int64_t>(kCache / (kProducts * padded) / kRows * kRows, kMostTiles);
   int64_t tiles = std::max<int64_t>(std::min(most, round_up(ceil_div(count, 2 * thread_count()), kRows)), kRows);
   int64_t v_product = tiles * padded + 16, m_product = tiles * kVectors * kLanes + 16;
@@ -78,7 +118,7 @@ void convolve(const float *x, const Shape &in, const float *w, bool turned, cons
     });
     for (int64_t j = 0, wide; j < registers; j += wide) {
       wide = panel(j, registers), m.tile = wide * kLanes;
-      multiply_panel(v, packed.data + j * kLanes * in.channels, product, in.channels,
+      multiply_panel(v, kernel->packed.data + j * kLanes * in.channels, kernel->product, in.channels,
                      last - first, m.tile, m);
       for_runs(in, first, last, [&](const Run &run) {
         for (int64_t n = 0; n < wide; ++n) {
