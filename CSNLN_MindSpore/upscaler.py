@@ -52,11 +52,12 @@ class Upscaler(PictureFunction):
             raise ValueError(f'{height}x{width} pixels: a part of {part[0]}x{part[1]} alone takes about {say(least)}, '
                              f'more than {limit}')
         by_parts = chop or whole > self.memory_limit
-        line = f'up to {height}x{width} pixels, ' if len(sizes) > 1 else f'{height}x{width} pixels, '
-        line += (f'in {len(rows) * len(columns)} parts of {part[0]}x{part[1]}: about {say(least)} of memory' if by_parts
-                 else f'whole: about {say(whole)} of memory')
-        if by_parts and not chop:
-            line += f'; whole about {say(whole)}, more than {limit}'
+        line = f'up to {height}x{width} pixels' if len(sizes) > 1 else f'{height}x{width} pixels'
+        if by_parts:
+            line += f', in parts, {len(rows) * len(columns)} of {part[0]}x{part[1]}: about {say(least)} of memory'
+            line += '' if chop else f'; whole about {say(whole)}, more than {limit}'
+        else:
+            line += f', whole: about {say(whole)} of memory'
         if line not in self._said:
             self._said.add(line)
             print(line, flush=True)

@@ -1,8 +1,24 @@
-"""How much memory upscaling takes, and how much there is."""
+"""How much memory upscaling takes, and how much there is; all in bytes."""
 import contextlib
+from typing import NamedTuple
 
-ON_OTHER_DEVICES = 8e9  # bytes; what is free there is known only once MindSpore holds it
-SCORES, MAPS = 6.5, {2: 125, 3: 200, 4: 400}
+from src.attention import InScale
+
+ON_OTHER_DEVICES = 8e9  # what is free there is known only once MindSpore holds it
+
+
+class Costs(NamedTuple):
+    """What a process grows by, beside the weights: measured on a CPU for 32 to 128 channels and depths of 2 to 12."""
+
+    graph: float   # for any network
+    cell: float    # for each time that the recurrent cell runs
+    kernel: float  # likewise, times channels squared
+    maps: float    # for each channel of an LR pixel
+
+
+SCORES = 7.6  # of MindSpore's operators: all of an attention at once, for each query and key
+BUILTIN = {2: Costs(184e6, 8e6, 360, 370), 3: Costs(240e6, 2e6, 540, 650), 4: Costs(196e6, 9e6, 520, 2250)}
+NATIVE = {2: Costs(73e6, 6.8e6, 1350, 111), 3: Costs(72e6, 3.7e6, 3550, 203), 4: Costs(91e6, 26e6, 640, 523)}
 
 
 def limit(kind, given=None):
@@ -22,5 +38,8 @@ def free_memory():
 
 def peak(network, height, width):
     """Bytes that a pass of the network takes for an LR picture of so many pixels, beside its weights: an estimate."""
-    pixels = height * width * (4 if network.scale == 4 else 1)
-    return 4 * pixels * (SCORES * pixels + MAPS[network.scale] * network.n_feats)
+    builtin = isinstance(network.SEM.multi_source_projection.down_attention.attention, InScale)
+    costs, pixels = (BUILTIN if builtin else NATIVE)[network.scale], height * width
+    queries = pixels * (4 if network.scale == 4 else 1)  # x4 has an attention on the map of x2
+    return (costs.graph + network.depth * (costs.cell + costs.kernel * network.n_feats ** 2)
+            + costs.maps * network.n_feats * pixels + (SCORES * queries ** 2 if builtin else 0))
