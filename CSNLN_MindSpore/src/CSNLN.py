@@ -50,12 +50,15 @@ class Enlarging(nn.Cell):
         self.channels, self.stride, self.margin = channels, stride, (3 * stride - side) // 2
         self.convolution, self.shuffle = layers.convolution, layers.shuffle(stride)
 
-    def construct(self, x):
+    def kernel(self):
+        """(kernel [stride*stride*C,C,3,3], bias or None) of the convolution that pixel_shuffle follows."""
         n, s = self.channels, self.stride
         kernel = surrounded(self.weight, self.margin).reshape(n, n, 3, s, 3, s)  # [in, out, tap, ry, tap, rx]
         kernel = ops.flip(kernel, (2, 4)).transpose(1, 3, 5, 0, 2, 4).reshape(n * s * s, n, 3, 3)
-        bias = None if self.bias is None else ops.tile(self.bias.reshape(n, 1), (1, s * s)).reshape(-1)
-        return self.shuffle(self.convolution(x, kernel, bias))
+        return kernel, None if self.bias is None else ops.tile(self.bias.reshape(n, 1), (1, s * s)).reshape(-1)
+
+    def construct(self, x, kernel):
+        return self.shuffle(self.convolution(x, kernel[0], kernel[1]))
 
 
 class Reducing(nn.Cell):
@@ -68,11 +71,14 @@ class Reducing(nn.Cell):
         self.channels, self.stride, self.margin = channels, stride, (3 * stride - side) // 2
         self.convolution, self.unshuffle = layers.convolution, layers.unshuffle(stride)
 
-    def construct(self, x):
+    def kernel(self):
+        """(kernel [C,stride*stride*C,3,3], bias or None) of the convolution that follows pixel_unshuffle."""
         n, s = self.channels, self.stride
         kernel = surrounded(self.weight, self.margin).reshape(n, n, 3, s, 3, s)  # [out, in, tap, ry, tap, rx]
-        kernel = kernel.transpose(0, 1, 3, 5, 2, 4).reshape(n, n * s * s, 3, 3)
-        return self.convolution(self.unshuffle(x), kernel, self.bias)
+        return kernel.transpose(0, 1, 3, 5, 2, 4).reshape(n, n * s * s, 3, 3), self.bias
+
+    def construct(self, x, kernel):
+        return self.convolution(self.unshuffle(x), kernel[0], kernel[1])
 
 
 def surrounded(kernel, margin):
@@ -90,6 +96,14 @@ class PReLU(nn.Cell):  # one slope for all channels, or one for each
         return self.prelu(x, self.w)
 
 
+class Strided(nn.SequentialCell):  # Enlarging or Reducing, PReLU; kernel: what kernel() gave
+    def kernel(self):
+        return self[0].kernel()
+
+    def construct(self, x, kernel):
+        return self[1](self[0](x, kernel))
+
+
 class Parts:
     """Makes the layers of a network of n_feats channels: how they are computed, and what the released port left out."""
 
@@ -104,12 +118,10 @@ class Parts:
         return nn.SequentialCell(Convolution(n_in, n_out, side, self.layers), self.prelu(n_out))
 
     def down(self, side, stride):
-        return nn.SequentialCell(Reducing(self.n_feats, side, stride, self.layers, self.paper),
-                                 self.prelu(self.n_feats))
+        return Strided(Reducing(self.n_feats, side, stride, self.layers, self.paper), self.prelu(self.n_feats))
 
     def up(self, side, stride, slopes=1):
-        return nn.SequentialCell(Enlarging(self.n_feats, side, stride, self.layers, self.paper),
-                                 self.prelu(slopes))
+        return Strided(Enlarging(self.n_feats, side, stride, self.layers, self.paper), self.prelu(slopes))
 
 
 class InScaleAttention(nn.Cell):  # [N,C,H,W] to the same size
@@ -163,8 +175,8 @@ class MultisourceProjection(nn.Cell):  # [N,C,H,W] to [N,C,factor*H,factor*W]
         self.upsample = parts.up(3 * factor, factor, parts.n_feats)
         self.encoder = ResBlock(parts)
 
-    def construct(self, x):
-        down = self.upsample(self.down_attention(x))
+    def construct(self, x, kernel):
+        down = self.upsample(self.down_attention(x), kernel)
         return down + self.encoder(self.up_attention(x) - down)
 
 
@@ -179,20 +191,29 @@ class RecurrentProjection(nn.Cell):
         if scale == 4:
             self.multi_source_projection_2 = MultisourceProjection(2, parts)
             self.down_sample_3, self.down_sample_4 = parts.down(8, 4), parts.down(8, 4)
-            self.error_encode_2 = parts.up(8, 4)
+            self.error_encode_2 = parts.up(8, 4, parts.n_feats)
         else:
             self.down_sample_2 = parts.down(3 * factor, factor)
         self.post_conv = parts.conv(parts.n_feats, parts.n_feats, 3)
         self.scale = scale
 
-    def construct(self, x):
-        up = self.multi_source_projection(x)
-        h = up + self.error_encode(x - self.down_sample_1(up))
+    def kernels(self):
+        """Those of all strided layers, for construct: made once, since every use of the cell has the same."""
+        first = (self.multi_source_projection.upsample.kernel(), self.down_sample_1.kernel(),
+                 self.error_encode.kernel())
         if self.scale != 4:
-            return self.post_conv(self.down_sample_2(h)), h
-        up = self.multi_source_projection_2(h)
-        h = up + self.error_encode_2(x - self.down_sample_3(up))
-        return self.post_conv(self.down_sample_4(h)), h
+            return (*first, self.down_sample_2.kernel())
+        return (*first, self.multi_source_projection_2.upsample.kernel(), self.down_sample_3.kernel(),
+                self.error_encode_2.kernel(), self.down_sample_4.kernel())
+
+    def construct(self, x, kernels):
+        up = self.multi_source_projection(x, kernels[0])
+        h = up + self.error_encode(x - self.down_sample_1(up, kernels[1]), kernels[2])
+        if self.scale != 4:
+            return self.post_conv(self.down_sample_2(h, kernels[3])), h
+        up = self.multi_source_projection_2(h, kernels[3])
+        h = up + self.error_encode_2(x - self.down_sample_3(up, kernels[4]), kernels[5])
+        return self.post_conv(self.down_sample_4(h, kernels[6])), h
 
 
 class CSNLN(nn.Cell):
@@ -223,9 +244,9 @@ class CSNLN(nn.Cell):
     def construct(self, lr):  # [N,3,H,W]
         paper = self.compat == 'paper'
         x = self.head(self.sub_mean(lr) if paper else lr)  # [N,C,H,W]
-        tail, sr = self.tail[0], 0
+        tail, kernels, sr = self.tail[0], self.SEM.kernels(), 0
         for i in range(self.depth):  # the tail sums over all h; one at a time, none need be kept
-            x, h = self.SEM(x)
+            x, h = self.SEM(x, kernels)
             kernel = tail.weight[:, i * self.n_feats:(i + 1) * self.n_feats]
             sr = sr + tail.convolution(h, kernel, None if i else tail.bias)
         return self.add_mean(sr) if paper else sr  # [N,3,sH,sW]

@@ -25,7 +25,7 @@ class Builtin:
 
     def unshuffle(self, factor):
         """A Cell that undoes it."""
-        return nn.PixelUnshuffle(factor)
+        return Unshuffle(factor)
 
 
 class Conv(nn.Cell):  # x [N,C,H,W], weight [O,C,k,k], bias [O] or None to [N,O,H,W]
@@ -40,6 +40,15 @@ class Conv(nn.Cell):  # x [N,C,H,W], weight [O,C,k,k], bias [O] or None to [N,O,
 class PReLU(nn.Cell):  # x [N,C,H,W], slopes [1] or [C]
     def construct(self, x, slopes):
         return ops.prelu(x, slopes)
+
+
+class Unshuffle(nn.Cell):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def construct(self, x):
+        return unshuffled(x, self.factor)
 
 
 class InScale(nn.Cell):
@@ -68,8 +77,8 @@ class CrossScale(nn.Cell):
         s = height // key.shape[2]
         keys, queries = patches(key), patches(query).reshape(n, -1, height, width)
         norm = ops.sqrt(ops.maximum((keys * keys).sum(1, keepdims=True), SMALLEST_NORM ** 2))  # never 0 under the root
-        values = patches(ops.pixel_unshuffle(v, s))
-        return ops.pixel_shuffle(self.weigh(queries, keys * (SHARPNESS / norm), values), s) / OVERLAP
+        values = patches(unshuffled(v, s))
+        return shuffled(self.weigh(queries, keys * (SHARPNESS / norm), values), s) / OVERLAP
 
 
 class Weigh(nn.Cell):
@@ -191,6 +200,20 @@ class ByBlocks(nn.Cell):
             i = i + 1
         d_query = d_blocks.transpose(1, 2, 0, 3, 4).reshape(n, depth, count * rows, width)
         return d_query[:, :, :height], d_keys, d_values
+
+
+def shuffled(x, s):
+    """ops.pixel_shuffle without its checks: a graph for pictures of any size cannot do them, nor a MINDIR be run."""
+    n, c, height, width = x.shape
+    x = x.reshape(n, c // (s * s), s, s, height, width).transpose(0, 1, 4, 2, 5, 3)
+    return x.reshape(n, c // (s * s), s * height, s * width)
+
+
+def unshuffled(x, s):
+    """ops.pixel_unshuffle, likewise."""
+    n, c, height, width = x.shape
+    x = x.reshape(n, c, height // s, s, width // s, s).transpose(0, 1, 3, 5, 2, 4)
+    return x.reshape(n, c * s * s, height // s, width // s)
 
 
 def patches(x):

@@ -82,7 +82,8 @@ class Traced(nn.Cell):
     def construct(self, lr):
         x = self.network.head(self.network.sub_mean(lr))
         within, across = self.projection.down_attention(x), self.projection.up_attention(x)
-        return (self.network(lr), within, across, self.projection(x), *self.network.SEM(x))
+        kernels = self.network.SEM.kernels()
+        return (self.network(lr), within, across, self.projection(x, kernels[0]), *self.network.SEM(x, kernels))
 
 
 class Training(nn.Cell):
