@@ -25,7 +25,7 @@ def sizes(pairs, scale):
             found.append(images.size(pair.lr) if pair.lr else tuple(side // scale for side in images.size(pair.hr)))
         except (ValueError, OSError):
             continue
-    return found or [(1, 1)]
+    return found
 
 
 def main(argv=None):

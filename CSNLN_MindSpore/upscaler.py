@@ -11,7 +11,7 @@ from common.ms.pictures import PictureFunction
 from common.tiles import is_out_of_memory, self_ensemble
 from import_weights import read_weights
 from src import memory
-from src.chop import chopped, parts
+from src.chop import chopped, part_of
 from src.context import layers, open_device
 from src.CSNLN import CSNLN
 
@@ -43,26 +43,27 @@ class Upscaler(PictureFunction):
         chosen is printed, once, with the memory that it takes. ensemble: the function gives the mean over 8 flips and
         turns. Raises ValueError where not even the parts fit memory_limit.
         """
-        height, width = max(sizes, key=lambda size: self.memory(*size))
-        rows, columns = parts(height, width, self.scale)
-        part = rows[0][3] - rows[0][2], columns[0][3] - columns[0][2]
-        whole, least = self.memory(height, width), self.memory(*part)
+        if not sizes:
+            return self, chop
+        size = max(sizes, key=lambda size: self.memory(*size))
+        part = max((part_of(*size, self.scale) for size in sizes), key=lambda part: self.memory(*part))
+        whole, least = self.memory(*size), self.memory(*part)
+        (size, part), up_to = (f'{height}x{width}' for height, width in (size, part)), 'up to ' * (len(sizes) > 1)
         limit = f'{say(self.memory_limit)} (--memory_limit; by default half of what is free)'
         if least > self.memory_limit:
-            raise ValueError(f'{height}x{width} pixels: a part of {part[0]}x{part[1]} alone takes about {say(least)}, '
-                             f'more than {limit}')
+            raise ValueError(f'{size} pixels: a part of {part} alone takes about {say(least)}, more than {limit}')
         by_parts = chop or whole > self.memory_limit
-        line = f'up to {height}x{width} pixels' if len(sizes) > 1 else f'{height}x{width} pixels'
-        if by_parts:
-            line += f', in parts, {len(rows) * len(columns)} of {part[0]}x{part[1]}: about {say(least)} of memory'
-            line += '' if chop else f'; whole about {say(whole)}, more than {limit}'
-        else:
-            line += f', whole: about {say(whole)} of memory'
+        way = f'in parts of {up_to}{part}: about {say(least)}' if by_parts else f'whole: about {say(whole)}'
+        why = f'; whole about {say(whole)}, more than {limit}' if by_parts and not chop else ''
+        self.tell(f'{up_to}{size} pixels, {way} of memory{why}')
+        upscale = chopped(self, self.scale) if by_parts else self
+        return functools.partial(self_ensemble, upscale) if ensemble else upscale, by_parts
+
+    def tell(self, line):
+        """Print a line that was not printed before."""
         if line not in self._said:
             self._said.add(line)
             print(line, flush=True)
-        upscale = chopped(self, self.scale) if by_parts else self
-        return functools.partial(self_ensemble, upscale) if ensemble else upscale, by_parts
 
 
 def say(size):

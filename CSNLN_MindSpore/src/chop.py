@@ -39,6 +39,11 @@ def parts(height, width, scale):
     return _cut(height, scale, times), _cut(width, scale, times)
 
 
+def part_of(height, width, scale):
+    """(height, width) of the parts of an LR picture of that size."""
+    return tuple(axis[0][3] - axis[0][2] for axis in parts(height, width, scale))
+
+
 def _side(length, scale):
     """Length of a half with its margin, a multiple of scale. Where the authors' would be longer than both: these."""
     side = length // 2 + MARGIN

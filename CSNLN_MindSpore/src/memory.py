@@ -1,9 +1,12 @@
 """How much memory upscaling takes, and how much there is; all in bytes."""
 import contextlib
+from pathlib import Path
 from typing import NamedTuple
 
 from src.attention import InScale
 
+# the most that a container may have, of which /proc/meminfo knows nothing; 'max' where there is no bound
+OF_CONTAINERS = Path('/sys/fs/cgroup/memory.max'), Path('/sys/fs/cgroup/memory/memory.limit_in_bytes')
 ON_OTHER_DEVICES = 8e9  # what is free there is known only once MindSpore holds it
 
 
@@ -32,7 +35,9 @@ def limit(kind, given=None):
 def free_memory():
     """Bytes that a process can still have without swapping, as Linux tells; None on other systems."""
     with contextlib.suppress(OSError), open('/proc/meminfo', encoding='ascii') as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith('MemAvailable'))
+        free = next(int(line.split()[1]) * 1024 for line in file if line.startswith('MemAvailable'))
+        return min([free, *(int(path.read_text()) for path in OF_CONTAINERS if path.is_file()
+                            and path.read_text().strip().isdigit())])
     return None
 
 

@@ -3,8 +3,8 @@
 set -eu
 data=$1 output=$2
 cd "$(dirname "$0")/.."
-small=(--n_feats=16 --depth=2 --patch_size=48)
-bash test/train_full_1p.sh --data_path="$data" --output_path="$output/train" --device=cpu --train_steps=400 --lr=1e-3 \
+small=(--n_feats=16 --depth=2 --patch_size=48 --data_test=DIV2K --chop)
+bash test/train_full_1p.sh --data_path="$data" --output_path="$output/train" --device=cpu --train_steps=400 --lr=4e-3 \
   -- "${small[@]}"
 checkpoint=$output/train/X2/model_best.ckpt
 bash run_eval.sh Sample "$checkpoint" --data_path="$data" --output_path="$output/eval" --device=cpu

@@ -6,7 +6,7 @@ import pytest
 from test_model import GOLDEN, made
 
 from common import tiles
-from src.chop import LARGE, chopped, parts
+from src.chop import LARGE, chopped, part_of, parts
 from src.CSNLN import SCALES
 from upscaler import Upscaler
 
@@ -90,8 +90,8 @@ def test_pictures_too_small_for_quarters(scale):
             seen.append(part.shape[:2])
             return np.kron(part, np.ones((scale, scale, 1), np.float32))
         assert np.array_equal(chopped(upscale, scale)(lr), upscale(lr))
-        sides = [[(end - first) for _, _, first, end in axis] for axis in parts(*size, scale)]
-        assert set(seen[:-1]) == {(sides[0][0], sides[1][0])} and sides[0][0] * sides[1][0] < LARGE
+        height, width = part_of(*size, scale)
+        assert set(seen[:-1]) == {(height, width)} and height * width < LARGE
     assert parts(1, 1, scale) == ([(0, 1, 0, 1)], [(0, 1, 0, 1)])
 
 

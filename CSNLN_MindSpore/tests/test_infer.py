@@ -57,7 +57,7 @@ def test_parts_and_self_ensemble(checkpoint, photo, tmp_path, capsys):
     images.write(tmp_path / 'photo.png', small)
     infer.main([f'--input={tmp_path / "photo.png"}', f'--output={tmp_path / "big.png"}', f'--checkpoint={checkpoint}',
                 '--device=cpu', '--chop', '--self_ensemble', '--scale=2', '--compat=paper'])
-    assert capsys.readouterr().out.count('45x60 pixels, in parts, 4 of 34x42: about ') == 1
+    assert capsys.readouterr().out.count('45x60 pixels, in parts of 34x42: about ') == 1
     chopped, _ = upscaler.load(checkpoint).planned([(45, 60)], chop=True)
     expected = self_ensemble(chopped, small.astype(np.float32))
     assert np.array_equal(images.read(tmp_path / 'big.png'), images.to_uint8(expected))

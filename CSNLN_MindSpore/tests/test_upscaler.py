@@ -174,7 +174,7 @@ def test_whole_where_memory_allows_else_in_parts(upscale, capsys):
     upscale.memory_limit = (whole + part) / 2
     found, by_parts = upscale.planned([lr.shape[:2]])
     said = capsys.readouterr().out
-    assert by_parts and '60x44 pixels, in parts, 4 of 42x34: about ' in said and '--memory_limit' in said
+    assert by_parts and '60x44 pixels, in parts of 42x34: about ' in said and '--memory_limit' in said
     assert np.array_equal(found(lr), chopped(upscale, 2)(lr))
     upscale.memory_limit = part - 1
     with pytest.raises(ValueError, match=r'60x44 pixels: a part of 42x34 alone takes about .*--memory_limit'):
@@ -189,8 +189,9 @@ def test_one_way_for_a_whole_set(upscale, capsys):
     assert upscale.planned([(20, 20)], chop=True)[1]
     said = capsys.readouterr().out.splitlines()
     assert [line.split(':')[0] for line in said] == [
-        'up to 60x43 pixels, whole', 'up to 60x46 pixels, in parts, 4 of 42x34', '20x20 pixels, in parts, 1 of 20x20']
+        'up to 60x43 pixels, whole', 'up to 60x46 pixels, in parts of up to 42x34', '20x20 pixels, in parts of 20x20']
     upscale.planned([(20, 20)], chop=True)
+    assert upscale.planned([]) == (upscale, False)
     assert not capsys.readouterr().out
 
 
@@ -219,8 +220,13 @@ def test_memory_limit(monkeypatch):
 
 
 @pytest.mark.skipif(not sys.platform.startswith('linux'), reason='measures memory as Linux does')
-def test_free_memory():
+def test_free_memory(monkeypatch, tmp_path):
+    """That of the machine, or less in a container."""
     assert 1e7 < memory.free_memory() < 1e14
+    (tmp_path / 'bound').write_text('5000000\n')
+    (tmp_path / 'none').write_text('max\n')
+    monkeypatch.setattr(memory, 'OF_CONTAINERS', [tmp_path / name for name in ('none', 'nowhere', 'bound')])
+    assert memory.free_memory() == 5e6
 
 
 def test_memory_grows_with_all_that_takes_it(kernels):
