@@ -2,6 +2,7 @@
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
+from mindspore.ops import functional
 
 SHARPNESS = 10  # factor of the cross-scale scores before their softmax
 OVERLAP = 6  # what the sum of the pasted patches is divided by
@@ -12,7 +13,7 @@ class Builtin:
     """The layers of CSNLN(layers=...) by MindSpore's operators; on any device.
 
     product: of matrices, [N,i,j] by [N,j,k]. memory: bytes that the scores of an attention may take, which then works
-    on a few rows of queries at a time; None: on all at once, which graphs for pictures of any size ask for.
+    on a few rows of queries at a time; None, and in graphs for pictures of any size: on all at once.
     """
 
     def __init__(self, product=ops.bmm, memory=None):
@@ -92,8 +93,9 @@ class Weigh(nn.Cell):
         self.by_blocks = ByBlocks(self.some, memory)
 
     def construct(self, query, keys, values):
-        if self.memory is not None and self.by_blocks.count(query, keys, values) > 1:
-            return self.by_blocks(query, keys, values)
+        if self.memory is not None and functional.isconstant(query.shape[2]):
+            if self.by_blocks.count(query, keys, values) > 1:
+                return self.by_blocks(query, keys, values)
         total = self.some(self.some.weights(query, keys), values, query.shape[3])
         return total[:, :, 1:-1] if self.taps == 9 else total
 
