@@ -6,7 +6,7 @@ import mindspore as ms
 from mindspore import nn, ops
 
 from src import context
-from src.attention import Builtin, Conv
+from src.attention import Conv
 
 LEVELS = {'O0': 'all in float32', 'O1': 'convolutions in float16',
           'O2': "convolutions and the attention's products in float16",
@@ -17,15 +17,10 @@ def layers(options, device):
     """What computes a network at --amp_level, for CSNLN(layers=...)."""
     if options.amp_level == 'O0':
         return context.layers(device, options.kernels, options.memory_limit)
-    return Half(ops.bmm if options.amp_level == 'O1' else HalfProduct())
-
-
-class Half(Builtin):
-    """The layers with convolutions in float16, and that product."""
-
-    def __init__(self, product):
-        super().__init__(product)
-        self.convolution, self.pointwise = HalfConv(1), HalfConv(0)
+    product = ops.bmm if options.amp_level == 'O1' else HalfProduct()
+    half = context.layers(device, 'builtin', options.memory_limit, product)
+    half.convolution, half.pointwise = HalfConv(1), HalfConv(0)
+    return half
 
 
 class HalfConv(Conv):  # as Conv: float32 to float32

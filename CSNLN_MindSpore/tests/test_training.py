@@ -114,7 +114,7 @@ def test_levels_of_precision(data):
     assert all(isinstance(level.pointwise, precision.HalfConv) for level in half)
     products = [level.cross_scale.weigh.some.product for level in half]
     assert [isinstance(product, precision.HalfProduct) for product in products] == [False, True, True, True]
-    assert not isinstance(layers('O0'), precision.Half)
+    assert not isinstance(layers('O0').pointwise, precision.HalfConv)
 
 
 def test_losses_that_stop_a_training(train, trained, out, capsys):
