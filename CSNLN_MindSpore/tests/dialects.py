@@ -61,16 +61,19 @@ def weights(dialect, scale, depth=2, n_feats=8, seed=0, rgb_range=1):
 
 
 class Network:
-    """network(lr): float32 RGB [H,W,3] in 0..rgb_range to [sH,sW,3], computed in float64."""
+    """network(lr): float32 RGB [H,W,3] in 0..rgb_range to [sH,sW,3], computed in float64, or in `kind`."""
 
-    def __init__(self, dialect, arrays, scale, depth=2):
+    def __init__(self, dialect, arrays, scale, depth=2, kind=torch.float64):
         self.port, self.scale, self.depth = dialect == 'port', scale, depth
         self.factor = 3 if scale == 3 else 2
-        self.arrays = {re.sub(r'\.1\.w$', '.1.weight', name): torch.from_numpy(value).double()
+        self.arrays = {re.sub(r'\.1\.w$', '.1.weight', name): torch.from_numpy(value).to(kind)
                        for name, value in arrays.items()}
 
     def __call__(self, lr):
-        x = torch.from_numpy(lr.astype(np.float64)).permute(2, 0, 1)[None]
+        return self.forward(torch.from_numpy(lr.astype(np.float64)).permute(2, 0, 1)[None])[0].permute(1, 2, 0).numpy()
+
+    def forward(self, x):
+        """[N,3,H,W] to [N,3,sH,sW]; torch."""
         x = x if self.port else self.conv(x, 'sub_mean')
         for i in (0, 1):
             x = self.active(self.conv(x, f'head.{i}.0'), f'head.{i}')
@@ -79,7 +82,7 @@ class Network:
             x, h = self.cell(x)
             seen.append(h)
         sr = self.conv(torch.cat(seen, 1), 'tail.0')
-        return (sr if self.port else self.conv(sr, 'add_mean'))[0].permute(1, 2, 0).numpy()
+        return sr if self.port else self.conv(sr, 'add_mean')
 
     def conv(self, x, name, **how):
         weight = self.arrays[f'{name}.weight']
