@@ -90,7 +90,7 @@ def cross_scale_attention(query, key, v):
     """y [N,C,s*H,s*W] of query [N,D,H,W], key [N,D,H/s,W/s] and v [N,C,H,W] (CSNLN, 2020, section 3.1).
 
     Each pixel's 3x3 neighbourhood in query is compared with all of key, zeros around: their product over the norm of
-    the latter, times 10. By the softmax of that, patches of 3s x 3s pixels of v are pasted over its own; y: their sum / 6.
+    the latter, times 10. By the softmax of that, 3s x 3s pixels of v are pasted over its own; y is the sum of all / 6.
     """
     n, _, height, width = query.shape
     s = height // key.shape[2]
@@ -192,11 +192,11 @@ def _empty(shape):
 
 
 def _check(library):
-    """ValueError unless a small convolution and its gradients, plain and deformable, are numpy's."""
-    for results in (_plain, _deformable):
+    """ValueError unless a small convolution and its gradients, plain and deformable, and attentions are numpy's."""
+    for results in (_plain, _deformable, _attention):
         for name, ours, theirs in results(library):
             if not np.abs(ours - theirs).max() < 1e-4 * np.abs(theirs).max():
-                raise ValueError(f'the compiled convolution is wrong in the {name}; set CXX to another C++ compiler')
+                raise ValueError(f'the compiled code is wrong in the {name}; set CXX to another C++ compiler')
 
 
 def _plain(library):  # (name, what the library computes, what numpy does) of each result
@@ -246,3 +246,24 @@ def _tents(at, size):  # what each of `size` pixels is multiplied by for the val
     distance = at[..., None] - np.arange(size)
     weight = np.maximum(1 - np.abs(distance), 0)
     return weight, -np.sign(distance) * (weight > 0)
+
+
+def _attention(library):  # the same, without gradients; across scales with keys as many as queries
+    rng = np.random.default_rng(0)
+    query, key, v = (rng.standard_normal((1, channels, 5, 50)) for channels in (3, 3, 18))
+    within, = _call(library, 'InScaleAttention', (query, key, v), v.shape)
+    across, = _call(library, 'CrossScaleAttention', (query, key, v), v.shape)
+    yield 'attention', within, np.einsum('nchw,ijhw->ncij', v, _softmax(np.einsum('ndij,ndhw->ijhw', query, key)))
+    keys = _windows(key)
+    keys = keys / np.sqrt((keys ** 2).sum((1, 4, 5), keepdims=True))
+    weights = _softmax(10 * np.einsum('ndijab,ndhwab->ijhw', _windows(query), keys, optimize=True))
+    pasted = np.einsum('ijhw,nchwab->ncijab', weights, _windows(v), optimize=True)
+    theirs = np.zeros((1, 18, 7, 52))
+    for tap in range(9):
+        theirs[:, :, tap // 3:tap // 3 + 5, tap % 3:tap % 3 + 50] += pasted[..., tap // 3, tap % 3]
+    yield 'attention across scales', across, theirs[:, :, 1:-1, 1:-1] / 6
+
+
+def _softmax(scores):  # over the last two axes
+    powers = np.exp(scores - scores.max((2, 3), keepdims=True))
+    return powers / powers.sum((2, 3), keepdims=True)
