@@ -14,13 +14,14 @@ from src import memory
 from src.chop import chopped, part_of
 from src.context import layers, open_device
 from src.CSNLN import CSNLN
+from src.looped import Looped
 
 
 class Upscaler(PictureFunction):
     """A function lr -> sr over a CSNLN, which takes pictures whole; memory_limit: bytes that planned() may plan for."""
 
     def __init__(self, network, memory_limit=math.inf):
-        super().__init__(network, network.unit)
+        super().__init__(network, network.unit, Looped(network))
         self.memory_limit, self._said = memory_limit, set()
 
     def __call__(self, lr):
@@ -31,6 +32,11 @@ class Upscaler(PictureFunction):
                 raise
         raise ValueError(f'{lr.shape[0]}x{lr.shape[1]} pixels: memory ran out; upscale it in parts, by --chop or a '
                          'smaller --memory_limit')
+
+    def graph(self, height, width):
+        """One for all sizes, or where MindSpore's operators cannot hold all scores at once, one of that size alone."""
+        at_once, by_blocks = memory.scores(self.network, height, width)
+        return self.network if at_once > by_blocks else super().graph(height, width)
 
     def memory(self, height, width):
         """Bytes that a whole LR picture of that size takes, about."""

@@ -20,6 +20,7 @@ class Costs(NamedTuple):
 
 
 SCORES = 7.6  # of MindSpore's operators: all of an attention at once, for each query and key
+BLOCKS = 2    # by blocks, times the memory that Builtin() was told
 BUILTIN = {2: Costs(184e6, 8e6, 360, 370), 3: Costs(240e6, 2e6, 540, 650), 4: Costs(196e6, 9e6, 520, 2250)}
 NATIVE = {2: Costs(73e6, 6.8e6, 1350, 111), 3: Costs(72e6, 3.7e6, 3550, 203), 4: Costs(91e6, 26e6, 640, 523)}
 
@@ -41,10 +42,21 @@ def free_memory():
     return None
 
 
+def scores(network, height, width):
+    """(bytes that an attention by MindSpore's operators takes for all its scores at once, those that it may take by
+    blocks); by our kernels (0, 0).
+    """
+    attention = network.SEM.multi_source_projection.down_attention.attention
+    if not isinstance(attention, InScale):
+        return 0, 0
+    queries = height * width * (4 if network.scale == 4 else 1)  # x4 has an attention on the map of x2
+    at_once, bound = SCORES * queries ** 2, attention.weigh.memory
+    return at_once, at_once if bound is None else BLOCKS * bound
+
+
 def peak(network, height, width):
     """Bytes that a pass of the network takes for an LR picture of so many pixels, beside its weights: an estimate."""
-    builtin = isinstance(network.SEM.multi_source_projection.down_attention.attention, InScale)
-    costs, pixels = (BUILTIN if builtin else NATIVE)[network.scale], height * width
-    queries = pixels * (4 if network.scale == 4 else 1)  # x4 has an attention on the map of x2
+    taken = scores(network, height, width)
+    costs = (BUILTIN if taken[0] else NATIVE)[network.scale]
     return (costs.graph + network.depth * (costs.cell + costs.kernel * network.n_feats ** 2)
-            + costs.maps * network.n_feats * pixels + (SCORES * queries ** 2 if builtin else 0))
+            + costs.maps * network.n_feats * height * width + min(taken))
