@@ -93,7 +93,7 @@ class Weigh(nn.Cell):
         self.by_blocks = ByBlocks(self.some, memory)
 
     def construct(self, query, keys, values):
-        if self.memory is not None and functional.isconstant(query.shape[2]):
+        if self.memory is not None and functional.isconstant(query.shape[2]):  # noqa: SIM102 - an `and` compiles all
             if self.by_blocks.count(query, keys, values) > 1:
                 return self.by_blocks(query, keys, values)
         total = self.some(self.some.weights(query, keys), values, query.shape[3])
