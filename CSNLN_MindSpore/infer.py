@@ -24,7 +24,7 @@ def main(argv=None):
     add('--device_id', type=int, default=0, help='index of the device')
     add('--kernels', default='auto', choices=KERNELS, help="of a CPU's layers; auto: our own, where they compile")
     add('--memory_limit', type=gigabytes, default=None, help='GB that upscaling may take; 0, the default: half of what '
-        'a CPU has free, 8 on another device')
+        'a CPU has free, 16 on another device')
     add('--chop', action='store_true', help="in the authors' parts, whatever the memory")
     add('--self_ensemble', action='store_true', help='mean over 8 flips and turns')
     options = parser.parse_args(argv)

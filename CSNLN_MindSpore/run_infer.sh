@@ -6,7 +6,7 @@ positional output 'file or folder to write; pictures are named {stem}_x{scale}.p
 option checkpoint '' 'checkpoint of train.py or of the released port, .pt of the authors' path required
 option device auto 'npu, gpu, cpu or auto (the best there is)'
 option device_id 0 'index of the device'
-option memory_limit '' 'GB that upscaling may take; else half of what a CPU has free, 8 on another device'
+option memory_limit '' 'GB that upscaling may take; else half of what a CPU has free, 16 on another device'
 switch chop "upscale in the authors' parts, whatever the memory"
 switch self_ensemble 'mean over 8 flips and turns: 8 times the time'
 parse_options "$@"

@@ -7,22 +7,21 @@ from src.attention import InScale
 
 # the most that a container may have, of which /proc/meminfo knows nothing; 'max' where there is no bound
 OF_CONTAINERS = Path('/sys/fs/cgroup/memory.max'), Path('/sys/fs/cgroup/memory/memory.limit_in_bytes')
-ON_OTHER_DEVICES = 8e9  # what is free there is known only once MindSpore holds it
+ON_OTHER_DEVICES = 16e9  # what is free there is known only once MindSpore holds it
 
 
 class Costs(NamedTuple):
     """What a process grows by, beside the weights: measured on a CPU for 32 to 128 channels and depths of 2 to 12."""
 
     graph: float   # for any network
-    cell: float    # for each time that the recurrent cell runs
-    kernel: float  # likewise, times channels squared
+    kernel: float  # times channels squared
     maps: float    # for each channel of an LR pixel
 
 
+CELL = 3e6  # for each time that the recurrent cell runs
 SCORES = 7.6  # of MindSpore's operators: all of an attention at once, for each query and key
-BLOCKS = 2    # by blocks, times the memory that Builtin() was told
-BUILTIN = {2: Costs(184e6, 8e6, 360, 370), 3: Costs(240e6, 2e6, 540, 650), 4: Costs(196e6, 9e6, 520, 2250)}
-NATIVE = {2: Costs(73e6, 6.8e6, 1350, 111), 3: Costs(72e6, 3.7e6, 3550, 203), 4: Costs(91e6, 26e6, 640, 523)}
+BUILTIN = {2: Costs(180e6, 2300, 390), 3: Costs(190e6, 6000, 760), 4: Costs(205e6, 6400, 2150)}
+NATIVE = {2: Costs(78e6, 4200, 118), 3: Costs(80e6, 9500, 213), 4: Costs(120e6, 13700, 527)}
 
 
 def limit(kind, given=None):
@@ -58,5 +57,5 @@ def peak(network, height, width):
     """Bytes that a pass of the network takes for an LR picture of so many pixels, beside its weights: an estimate."""
     taken = scores(network, height, width)
     costs = (BUILTIN if taken[0] else NATIVE)[network.scale]
-    return (costs.graph + network.depth * (costs.cell + costs.kernel * network.n_feats ** 2)
-            + costs.maps * network.n_feats * height * width + min(taken))
+    return (costs.graph + CELL * network.depth + costs.kernel * network.n_feats ** 2
+            + costs.maps * network.n_feats * pixels + (SCORES * queries ** 2 if builtin else 0))
