@@ -151,8 +151,8 @@ UNUSED = {
 def parse(argv, doc, measuring=False):
     """The checked options of a command line, under the names of the keys; memory_limit is in bytes, or None.
 
-    measuring: nothing is trained, as with test_only. Then those of SIZE that neither a flag nor the file of
-    --config_path gives are None, since a checkpoint tells them. ValueError or exit 2 for impossible options.
+    measuring: nothing is trained, as with test_only. Then those of SIZE that no flag gives are None, since a checkpoint
+    tells them; a file's are for training. ValueError or exit 2 for impossible options.
     """
     defaults = read(DEFAULTS)
     lacking = [key for key in FLAT if key not in defaults]
@@ -163,14 +163,14 @@ def parse(argv, doc, measuring=False):
     for group, entries in KEYS.items():
         add = parser.add_argument_group(group).add_argument
         for key, (kind, meaning) in entries.items():
-            flags = [f'--{name}' for name in (key, *(other for other in SYNONYMS if SYNONYMS[other] == key))]
+            words = [f'--{name}' for name in (key, *(other for other in SYNONYMS if SYNONYMS[other] == key))]
             alone = {'nargs': '?', 'const': True} if kind is boolean else {}
-            add(*flags, dest=key, type=kind, metavar='X', help=f'{meaning} (default: {shown(defaults[key])})', **alone)
+            add(*words, dest=key, type=kind, metavar='X', help=f'{meaning} (default: {shown(defaults[key])})', **alone)
     for key in UNUSED:
         parser.add_argument(f'--{key}', type=lambda text, key=key: unused(key, text), help=argparse.SUPPRESS)
-    given = vars(parser.parse_args(argv))
-    file = given.pop('config_path', None)
-    given = {**(read(file) if file else {}), **given}
+    flags = vars(parser.parse_args(argv))
+    file = flags.pop('config_path', None)
+    given = {**(read(file) if file else {}), **flags}
     options = argparse.Namespace(**{key: given.get(key, defaults[key]) for key in FLAT})
     options.cache_dir = options.cache_dir or default_cache_dir()
     measuring = measuring or options.test_only
@@ -179,7 +179,7 @@ def parse(argv, doc, measuring=False):
         raise ValueError(f'{os.path.abspath(options.data_path)}: no such folder; name the one that holds DIV2K/ and '
                          f'benchmark/ by --data_path, or by data_path in {file or DEFAULTS}')
     if measuring:
-        vars(options).update({key: given.get(key) for key in SIZE})
+        vars(options).update({key: flags.get(key) for key in SIZE})
     else:
         options.patch_size = patch_size(options, 'patch_size' in given)
     return options
@@ -217,8 +217,16 @@ def read(path):
 def unused(key, text):
     """ArgumentTypeError unless a key of UNUSED has the released port's value, with which nothing is asked for."""
     value, remedy = UNUSED[key]
-    if text != value:
+    if text != value and not (value[0].isdigit() and same_number(text, value)):
         raise argparse.ArgumentTypeError(f'{text!r}: the released port had no use for it; {remedy}. Leave it out')
+
+
+def same_number(one, other):
+    """Whether two texts are one number: YAML reads 1e-4 as text."""
+    try:
+        return float(one) == float(other)
+    except ValueError:
+        return False
 
 
 def shown(value):

@@ -21,7 +21,13 @@ def size_of(weights):
         raise ValueError(f'no CSNLN: {asked[0]} is {head}, {asked[2]} {tail}; expected an even number of channels, and '
                          'a multiple of it')
     return {'scale': int(scale), 'depth': tail[1] // n_feats, 'n_feats': n_feats, 'rgb_range': _range(weights),
-            'compat': 'paper' if 'tail.0.bias' in weights else 'port'}
+            'compat': _compat(weights)}
+
+
+def _compat(weights):
+    """By most of the layers in which the two differ, so that one that is missing is said to be."""
+    biases = [f'{name}.bias' in weights for name in ('SEM.down_sample_1.0', 'SEM.error_encode.0', 'tail.0')]
+    return 'paper' if sum(biases) > 1 else 'port'
 
 
 def _range(weights):

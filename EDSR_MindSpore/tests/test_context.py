@@ -170,7 +170,7 @@ def test_convolution(monkeypatch, capsys):
     assert cpu.convolution() is cpu.convolution('native') is native_convolution
     monkeypatch.setattr(devices, 'open_library', broken)
     assert cpu.convolution() is builtin_convolution
-    assert "MindSpore's own convolutions are used: no C++ compiler" in capsys.readouterr().out
+    assert "MindSpore's own kernels are used: no C++ compiler" in capsys.readouterr().out
     with pytest.raises(ValueError, match='no C'):
         cpu.convolution('native')
 

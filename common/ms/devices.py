@@ -55,7 +55,7 @@ class Device:
             if kernels == 'native':
                 raise
             if self.rank == 0:
-                print(f"note: MindSpore's own convolutions are used: {error}", flush=True)
+                print(f"note: MindSpore's own kernels are used: {error}", flush=True)
             return False
         return True
 

@@ -51,7 +51,8 @@ struct Needed {
   explicit Needed(const Across &g)
       : around(Matrix::floats(g, g.largest(2))), near(Matrix::floats(g, g.largest(1))),
         tile(Matrix::floats(g, g.largest())), columns((g.depth + g.folded) * round_up(g.largest(2), kRows)),
-        rows(round_up(g.largest(), kRows) * (round_up(g.depth, kLanes) + g.wide)) {}
+        rows(round_up(g.largest(), kRows) *
+             std::max(round_up(g.depth, kLanes) + g.wide, pitch(round_up(g.depth, kLanes)))) {}
   int64_t all() const { return around + 3 * near + tile + columns + rows; }
   int64_t around, near, tile, columns, rows;
 };

@@ -41,7 +41,7 @@ inline void sum_taps(const float *rows, const float *w, int64_t channels, Vector
   std::memcpy(to, sums, sizeof sums);
 }
 
-// As convolve() in convolution.cc.
+// As convolve() in convolution.h.
 void convolve_few(const float *x, const Shape &in, const float *w, bool turned, const float *bias, float *y,
                   int64_t outputs) {
   std::vector<float> packed(in.channels * 9 * kFew);
@@ -92,7 +92,7 @@ inline void add_taps(const float *dy, const float *x, int64_t columns, float *to
   for (int i = 0; i < kFew * 9; ++i) store(to + i * kLanes, sums[i / 9][i % 9]);
 }
 
-// As kernel_gradient() in convolution.cc.
+// As kernel_gradient() in convolution.h.
 void kernel_gradient_few(const float *dy, const float *x, const Shape &in, int64_t outputs, float *dw, float *dbias) {
   int64_t bands = in.batch * in.down(), slices = std::min<int64_t>(bands, 16), stride = in.channels * kTapSums;
   Buffer sums(slices * stride);

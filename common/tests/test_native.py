@@ -101,11 +101,26 @@ def fresh(tmp_path, monkeypatch):
 @pytest.mark.skipif(platform.machine() != 'x86_64', reason='other flags')
 @pytest.mark.parametrize('narrower', ['-mno-avx512f', '-mno-avx'])
 def test_processors_with_narrower_registers(fresh, monkeypatch, narrower):
+    wide = attentions()
     monkeypatch.setenv('CXX', f'g++ {narrower}')
     library = fresh()
     monkeypatch.setattr(native, 'open_library', lambda: library)
     for shape in SHAPES[1:4]:
         agrees(operands(shape))
+    for one, other in zip(wide, attentions()):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * np.abs(other).max())
+
+
+def attentions():
+    """Both attentions and their gradients, of sizes that fill no register."""
+    found, rng = [], np.random.default_rng(0)
+    for depth, channels, height, width in ((19, 2, 10, 12), (1, 1, 4, 30), (5, 7, 18, 14)):
+        query, v = (rng.standard_normal((2, count, height, width)) for count in (depth, channels))
+        y, key = native.attention(query, query, v), np.ascontiguousarray(query[:, :, ::2, ::2])
+        pasted = native.cross_scale_attention(query, key, v)
+        found += [y, *native.attention_gradients(v, query, query, v, y), pasted,
+                  *native.cross_scale_gradients(np.cos(pasted), query, key, v)]
+    return found
 
 
 @pytest.mark.parametrize('compiler, message', [('false', 'false: the C.. compiler failed'),
