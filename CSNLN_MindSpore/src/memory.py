@@ -20,6 +20,7 @@ class Costs(NamedTuple):
 
 CELL = 3e6  # for each time that the recurrent cell runs
 SCORES = 7.6  # of MindSpore's operators: all of an attention at once, for each query and key
+BLOCKS = 2    # by blocks, times the memory that Builtin() was told
 BUILTIN = {2: Costs(180e6, 2300, 390), 3: Costs(190e6, 6000, 760), 4: Costs(205e6, 6400, 2150)}
 NATIVE = {2: Costs(78e6, 4200, 118), 3: Costs(80e6, 9500, 213), 4: Costs(120e6, 13700, 527)}
 
@@ -58,4 +59,4 @@ def peak(network, height, width):
     taken = scores(network, height, width)
     costs = (BUILTIN if taken[0] else NATIVE)[network.scale]
     return (costs.graph + CELL * network.depth + costs.kernel * network.n_feats ** 2
-            + costs.maps * network.n_feats * pixels + (SCORES * queries ** 2 if builtin else 0))
+            + costs.maps * network.n_feats * height * width + min(taken))
