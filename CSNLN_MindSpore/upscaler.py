@@ -36,7 +36,7 @@ class Upscaler(PictureFunction):
     def graph(self, height, width):
         """One for all sizes, or where MindSpore's operators cannot hold all scores at once, one of that size alone."""
         at_once, by_blocks = memory.scores(self.network, height, width)
-        return self.network if at_once > by_blocks else super().graph(height, width)
+        return self._inference if at_once > by_blocks else super().graph(height, width)
 
     def memory(self, height, width):
         """Bytes that a whole LR picture of that size takes, about."""

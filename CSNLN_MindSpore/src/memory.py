@@ -20,7 +20,7 @@ class Costs(NamedTuple):
 
 CELL = 3e6  # for each time that the recurrent cell runs
 SCORES = 7.6  # of MindSpore's operators: all of an attention at once, for each query and key
-BLOCKS = 2    # by blocks, times the memory that Builtin() was told
+BLOCKS = 3, 100e6, 20e3  # by blocks: times the memory that Builtin() was told; a graph of its own; for each query
 BUILTIN = {2: Costs(180e6, 2300, 390), 3: Costs(190e6, 6000, 760), 4: Costs(205e6, 6400, 2150)}
 NATIVE = {2: Costs(78e6, 4200, 118), 3: Costs(80e6, 9500, 213), 4: Costs(120e6, 13700, 527)}
 
@@ -51,7 +51,7 @@ def scores(network, height, width):
         return 0, 0
     queries = height * width * (4 if network.scale == 4 else 1)  # x4 has an attention on the map of x2
     at_once, bound = SCORES * queries ** 2, attention.weigh.memory
-    return at_once, at_once if bound is None else BLOCKS * bound
+    return at_once, at_once if bound is None else BLOCKS[0] * bound + BLOCKS[1] + BLOCKS[2] * queries
 
 
 def peak(network, height, width):

@@ -11,6 +11,7 @@ from common.ms.checkpoint import load_weights, save_checkpoint, weights_of
 from common.resize import imresize
 from common.tiles import self_ensemble
 from src import memory
+from src.attention import Builtin
 from src.chop import chopped
 from src.context import layers, open_device
 from src.CSNLN import SCALES
@@ -203,6 +204,16 @@ def test_self_ensemble(upscale):
         sr = ensemble(lr)
         assert by_parts is chop and np.array_equal(sr, self_ensemble(reference, lr))
         assert not np.array_equal(sr, reference(lr))
+
+
+def test_whole_pictures_by_blocks(upscale):
+    """MindSpore's operators, where all scores at once are more than they may take: a graph of that size alone."""
+    network, small, large = enlarging(layers=Builtin(memory=10_000_000)), picture(6, 8), picture(81, 79)
+    by_blocks = upscaler.Upscaler(network)
+    assert by_blocks.memory(81, 79) < upscaler.Upscaler(enlarging()).memory(81, 79)
+    for lr in (large, small):
+        np.testing.assert_allclose(by_blocks(lr), upscale(lr), rtol=0, atol=1e-3)
+    assert not network.compile_cache and len(by_blocks._inference.compile_cache) == 1
 
 
 @pytest.mark.parametrize('size, text', [(1.26e9, '1.3 GB'), (2e10, '20.0 GB'), (3.4e6, '3 MB')])
