@@ -147,10 +147,15 @@ def row(run):
 
     def psnr(scores):
         return f'{float(scores[shown["protocol"]]["psnr"]):.2f}' if shown else '-'
-    return (run['name'], 'FAILED' if run['problems'] else 'passed', str(run['options'].get('device', '-')),
+    return (run['name'], 'FAILED' if run['problems'] else 'passed', device(run['options']),
             str(last.get('step', '-')), *(f'{record["loss"]:.4f}' if record else '-' for record in (first, last)),
             psnr(metrics.get('bicubic')), psnr(metrics.get('mean')),
             f'{metrics["dataset"]} x{metrics["scale"]} {shown["protocol"]}' if shown else '-', str(run['seconds']))
+
+
+def device(options):
+    """What a run's options call the device, by the names that the directories have for it."""
+    return str(options.get('device', options.get('device_target', '-')))
 
 
 def environment():
