@@ -35,7 +35,6 @@ class PictureFunction:
         sr = sr[:, :self.scale * height, :self.scale * width].transpose(1, 2, 0)
         return np.ascontiguousarray(sr, np.float32) / factor  # float16 comes from AMP levels
 
-
     def graph(self, height, width):
         """The graph for extended pictures of that size."""
         if self._graph is None:
