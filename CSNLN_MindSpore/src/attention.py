@@ -79,7 +79,7 @@ class CrossScale(nn.Cell):
         keys, queries = patches(key), patches(query).reshape(n, -1, height, width)
         norm = ops.sqrt(ops.maximum((keys * keys).sum(1, keepdims=True), SMALLEST_NORM ** 2))  # never 0 under the root
         values = patches(unshuffled(v, s))
-        return shuffled(self.weigh(queries, keys * (SHARPNESS / norm), values), s) / OVERLAP
+        return shuffled(self.weigh(queries, keys * (SHARPNESS / norm), values), s) * (1 / OVERLAP)
 
 
 class Weigh(nn.Cell):

@@ -109,7 +109,7 @@ KEYS = {  # groups of --help: {key: (kind, meaning)}
         'amp_level': (one_of(*LEVELS), '; '.join(f'{level}: {meaning}' for level, meaning in LEVELS.items())),
         'loss_scale': (number, 'factor on the loss, taken off the gradients again; O0 needs none and has none'),
         'kernels': (one_of(*KERNELS), "of a CPU's layers: our compiled ones, or MindSpore's"),
-        'memory_limit': (gigabytes, 'GB that upscaling may take; 0: half of what the device has free'),
+        'memory_limit': (gigabytes, 'GB that upscaling may take; 0: half of what a CPU has free, 16 on another device'),
         'chop': (boolean, "upscale pictures by the authors' overlapping quarters, as in the published scores"),
         'self_ensemble': (boolean, 'measure the mean over 8 flips and turns')},
     'devices': {
