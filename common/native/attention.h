@@ -22,7 +22,7 @@ struct Panels {
 
   // The panel that begins with register j; the one that register j is in, and the floats of a row of it.
   float *at(int64_t j) const { return start + j * kLanes * depth; }
-  int64_t first(int64_t j) const { return panel(j - j % kVectors, registers) == kVectors ? j - j % kVectors : j; }
+  int64_t first(int64_t j) const { return panel_start(j, registers); }
   int64_t width(int64_t j) const { return panel(first(j), registers) * kLanes; }
 
   int64_t depth, registers;
@@ -124,15 +124,19 @@ inline Vector exponential(Vector x) {
   return reinterpret_cast<Vector>(bits);
 }
 
+float highest(Vector v) {
+  float found = v[0];
+  for (int l = 1; l < kLanes; ++l) found = std::max(found, v[l]);
+  return found;
+}
+
 float largest(const float *p, int64_t count) {  // count: whole registers, here and below
   Vector most = load(p);
   for (int64_t i = kLanes; i < count; i += kLanes) {
     Vector v = load(p + i);
     most = most > v ? most : v;
   }
-  float found = most[0];
-  for (int l = 1; l < kLanes; ++l) found = std::max(found, most[l]);
-  return found;
+  return highest(most);
 }
 
 float total(Vector v) {

@@ -29,8 +29,7 @@ constexpr int64_t kTasks = 16;      // of the kernel's gradient, where there is 
 void pack_kernels(const float *w, int64_t outputs, int64_t inputs, bool turned, int64_t product, float *packed) {
   int64_t registers = ceil_div(outputs, kLanes);
   parallel(registers, 0, [&](int64_t j, float *) {
-    int64_t first = j;  // register of the panel
-    while (first % kVectors && panel(first - first % kVectors, registers) == kVectors) --first;
+    int64_t first = panel_start(j, registers);
     int64_t width = panel(first, registers) * kLanes, there = std::min<int64_t>(kLanes, outputs - j * kLanes);
     const float *end = w + outputs * inputs * 9;
     for (int64_t c = 0; c < inputs; ++c) {

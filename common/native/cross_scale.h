@@ -118,6 +118,12 @@ void shifted_sum(const Across &g, const Matrix &m, int64_t y, int64_t x, float *
   }
 }
 
+// Channel c of the pixel of k at a key, 0 where there is none.
+float pixel(const Across &g, const float *k, int64_t key, int64_t c) {
+  int64_t u = key / g.line, x = key % g.line;
+  return u < g.rows && x < g.columns && c < g.depth ? k[(c * g.rows + u) * g.columns + x] : 0;
+}
+
 // The keys of a picture: the factor of scores; what they are multiplied by and what is added, -infinity where there is no
 // key; and the keys' norms.
 struct Keys {
@@ -128,8 +134,8 @@ struct Keys {
       wide = panel(j, pixels.registers);
       for (int64_t c = 0; c < g.depth; ++c)
         for (int64_t i = 0; i < wide * kLanes; ++i) {
-          int64_t key = j * kLanes + i, u = key / g.line, x = key % g.line;
-          float value = u < g.rows && x < g.columns ? k[(c * g.rows + u) * g.columns + x] : 0;
+          int64_t key = j * kLanes + i;
+          float value = pixel(g, k, key, c);
           pixels.at(j)[c * wide * kLanes + i] = value;
           squares[g.guard + key] += value * value;
         }
@@ -155,12 +161,13 @@ float folded(const Across &g, const float *v, int64_t key, int64_t channel) {
   return v[(c * g.height + s * u + i) * g.width + s * x + l];
 }
 
-// The factor [keys][folded channels].
-void pack_folded(const Across &g, const float *v, const Panels &to) {
+// A factor of the elements value(row, column).
+template <typename Value>
+void pack(const Panels &to, Value value) {
   parallel(to.registers, 0, [&](int64_t j, float *) {
     float *at = to.at(to.first(j)) + (j - to.first(j)) * kLanes;
-    for (int64_t key = 0; key < g.keys; ++key, at += to.width(j))
-      for (int l = 0; l < kLanes; ++l) at[l] = folded(g, v, key, j * kLanes + l);
+    for (int64_t row = 0; row < to.depth; ++row, at += to.width(j))
+      for (int l = 0; l < kLanes; ++l) at[l] = value(row, j * kLanes + l);
   });
 }
 
@@ -188,9 +195,7 @@ float scores_of(const Across &g, const Keys &keys, float *row) {
     store(row + j, v);
     most = most > v ? most : v;
   }
-  float found = most[0];
-  for (int l = 1; l < kLanes; ++l) found = std::max(found, most[l]);
-  return found;
+  return highest(most);
 }
 
 // rows [queries of a region][folded channels] / 6 to y [channels][factor * height][factor * width].
@@ -211,7 +216,7 @@ void unfold(const Across &g, const float *rows, const Region &r, float *y) {
 void cross_scale(Across g, const float *q, const float *k, const float *v, float *y) {
   Keys keys(g, k);
   Packed values(g.keys, g.folded);
-  pack_folded(g, v, values);
+  pack(values, [&](int64_t key, int64_t channel) { return folded(g, v, key, channel); });
   g.cut([](int64_t queries) { return 2 * queries; });
   int64_t likeness = Matrix::floats(g, g.largest(2)), weights = Matrix::floats(g, g.largest(1));
   int64_t rest = std::max(g.depth * round_up(g.largest(2), kRows), round_up(g.largest(), kRows) * g.out_row);

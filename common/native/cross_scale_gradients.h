@@ -11,19 +11,8 @@ struct AcrossGradients {
   AcrossGradients(const Across &shapes, const float *q, const float *k, const float *v)
       : g(shapes), q(q), k(k), keys(g, k), key_rows(g.keys, g.depth), values(g.folded, g.keys) {
     g.cut([](int64_t queries) { return 5 * queries; });
-    for (int64_t j = 0; j < key_rows.registers; ++j)
-      for (int64_t key = 0; key < g.keys; ++key)
-        for (int l = 0; l < kLanes; ++l) {
-          int64_t u = key / g.line, x = key % g.line, c = j * kLanes + l;
-          bool there = u < g.rows && x < g.columns && c < g.depth;
-          key_rows.at(key_rows.first(j))[key * key_rows.width(j) + (j - key_rows.first(j)) * kLanes + l] =
-              there ? k[(c * g.rows + u) * g.columns + x] : 0;
-        }
-    parallel(values.registers, 0, [&](int64_t j, float *) {
-      float *at = values.at(values.first(j)) + (j - values.first(j)) * kLanes;
-      for (int64_t c = 0; c < g.folded; ++c, at += values.width(j))
-        for (int l = 0; l < kLanes; ++l) at[l] = folded(g, v, j * kLanes + l, c);
-    });
+    pack(key_rows, [&](int64_t key, int64_t c) { return pixel(g, k, key, c); });
+    pack(values, [&](int64_t channel, int64_t key) { return folded(g, v, key, channel); });
   }
 
   Across g;

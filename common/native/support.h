@@ -105,6 +105,12 @@ void multiply(const float *a, int64_t a_row, int64_t a_k, const float *b, int64_
 // Registers of channels of the panel that begins with register j of `count`: kVectors, or 1 where so many are not left.
 int64_t panel(int64_t j, int64_t count) { return count - j >= kVectors ? kVectors : 1; }
 
+// The register that begins the panel which register j of `count` is in.
+int64_t panel_start(int64_t j, int64_t count) {
+  int64_t start = j - j % kVectors;
+  return panel(start, count) == kVectors ? start : j;
+}
+
 struct Scratch {  // floats, aligned to a cache line; data is null where there is no memory
   explicit Scratch(int64_t floats) : data(static_cast<float *>(std::aligned_alloc(64, ceil_div(floats, 16) * 64))) {}
   ~Scratch() { std::free(data); }
